@@ -1,0 +1,80 @@
+# `make demo` and `make test` are all there is to know; `make help` lists the rest.
+SHELL := /bin/bash -o pipefail
+PYTHON ?= python3
+VENV := .venv
+TF_VENV := .venv-tf
+COLLECTION := build/collections/ansible_collections/tf2x/serving
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export ANSIBLE_FORCE_COLOR ?= 0
+export PYTHONDONTWRITEBYTECODE := 1
+
+CONTROLLER_LOCKS := requirements/controller.txt
+TEST_LOCKS := requirements/test.txt requirements/dev.txt roles/miniconda_prod_env/files/requirements.txt
+TF_LOCKS := files/images/tf_serving_compat/requirements.txt roles/miniconda_prod_env/files/requirements.txt requirements/test.txt
+SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
+
+.PHONY: help setup demo demo-down test lint unit tensorflow sanity molecule clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# pip's hash-checked installs are slow to find out that there is nothing to do; a stamp a lock file is quick.
+build/stamps/%: ; @mkdir -p $(@D) && touch $@
+
+build/stamps/controller: $(CONTROLLER_LOCKS)
+	@echo "setup: controller environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --require-hashes $(addprefix --requirement ,$^)
+	@mkdir -p $(@D) && touch $@
+
+build/stamps/test: build/stamps/controller $(TEST_LOCKS)
+	@echo "setup: test tools in $(VENV)"
+	@for lock in $(TEST_LOCKS); do $(VENV)/bin/pip install --quiet --require-hashes --requirement $$lock || exit 1; done
+	@touch $@
+
+build/stamps/tensorflow: $(TF_LOCKS) files/images/tf_serving_compat/stubs.txt
+	@echo "setup: TensorFlow in $(TF_VENV)"
+	@$(PYTHON) -m venv $(TF_VENV)
+	@for lock in $(TF_LOCKS); do $(TF_VENV)/bin/pip install --quiet --require-hashes --requirement $$lock || exit 1; done
+	@$(TF_VENV)/bin/pip install --quiet --require-hashes --no-deps --requirement files/images/tf_serving_compat/stubs.txt
+	@mkdir -p $(@D) && touch $@
+
+$(COLLECTION):
+	@mkdir -p $(@D) && ln -sfn ../../../.. $@
+
+setup: build/stamps/controller $(COLLECTION) ## the controller's environment, and nothing else
+
+demo: setup ## from nothing to a prediction through the whole stack, on this machine
+	@lab/demo.sh
+
+demo-down: ## remove the demo, its images and the engine if the demo started it
+	@lab/lab.sh clean
+
+test: lint unit tensorflow sanity molecule ## everything
+	@tools/test_summary.py
+
+lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff
+	yamllint --strict .
+	ruff check .
+	ruff format --check .
+	ansible-lint --offline --profile production --strict
+	tools/role_readmes.py --check
+
+unit: build/stamps/test $(COLLECTION) ## modules, gateway and contracts, without Docker
+	mkdir -p build/reports
+	pytest --junit-xml=build/reports/unit.xml tests/unit
+
+tensorflow: build/stamps/tensorflow ## what needs TensorFlow: the image, the model, the pixels
+	mkdir -p build/reports
+	$(TF_VENV)/bin/pytest --junit-xml=build/reports/tensorflow.xml tests/tensorflow
+
+sanity: build/stamps/test ## ansible-test sanity on a copy of the committed files
+	tools/sanity.sh
+
+molecule: build/stamps/test $(COLLECTION) ## every scenario on lab hosts
+	lab/lab.sh engine
+	tools/molecule.sh $(SCENARIOS)
+
+clean: demo-down ## also the environments and everything that was built
+	rm -rf build $(VENV) $(TF_VENV) .cache .ansible
