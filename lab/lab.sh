@@ -113,6 +113,7 @@ clean() {
     down "${hosts[@]}"
     mapfile -t images < <(docker image ls --filter 'reference=tf2x/*' --format '{{.Repository}}:{{.Tag}}')
     [ "${#images[@]}" = 0 ] || docker image rm --force "${images[@]}" >/dev/null
+    docker image prune --force --filter label=org.tf2x.build-stage >/dev/null
   fi
   if [ -f "$state/dockerd.pid" ]; then
     local pid

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -67,6 +68,7 @@ def parent_of(name: str) -> str | None:
     return match.group(1)
 
 
+@functools.cache  # one answer a run, whatever happens to the files meanwhile
 def digest_of(name: str) -> str:
     """Digest of the image's own files, of the image below it and, for `base`, of the certificates that go in."""
     total = hashlib.sha256()
@@ -77,7 +79,8 @@ def digest_of(name: str) -> str:
     else:
         total.update(digest_of(parent).encode())
         for path in sorted((HERE / name).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
+            # What `.dockerignore` keeps out of the image does not count.
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".md":
                 mode = "x" if os.access(path, os.X_OK) else "-"
                 total.update(f"{path.relative_to(HERE / name)} {mode} {path.stat().st_size}\n".encode())
                 total.update(path.read_bytes())

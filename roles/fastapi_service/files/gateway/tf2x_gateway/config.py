@@ -1,0 +1,156 @@
+"""The gateway's configuration file."""
+
+import ipaddress
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, Optional
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+# Names the configuration file to the worker processes.
+CONFIG_VARIABLE = "TF2X_GATEWAY_CONFIG"
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names every fault, one a line."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Upstream(_Section):
+    """Where TF Serving is: the first address is preferred, the others stand in for it."""
+
+    grpc: list[str] = Field(min_length=1)
+    deadline_seconds: float = Field(default=10.0, gt=0)
+
+    @field_validator("grpc")
+    @classmethod
+    def _addresses(cls, addresses: list[str]) -> list[str]:
+        for address in addresses:
+            match = _ADDRESS.fullmatch(address)
+            if match is None or not 1 <= int(match[2]) <= 65535:
+                raise ValueError(f"{address!r} is no address; HOST:PORT or [IPV6]:PORT would be one")
+        if len(set(addresses)) < len(addresses):
+            raise ValueError("an address stands there twice")
+        return addresses
+
+
+class Limits(_Section):
+    """The largest image taken: bytes as sent, and pixels once decoded."""
+
+    max_upload_bytes: int = Field(default=20 * 1024 * 1024, ge=1)
+    max_image_pixels: int = Field(default=50_000_000, ge=1)
+
+
+class ModelDeclaration(_Section):
+    """What the gateway cannot read from the model itself, and what is to be taken from it by name."""
+
+    labels: list[str] = Field(min_length=1)
+    signature_name: str = Field(default="serving_default", min_length=1)
+    version_label: Optional[str] = Field(default=None, min_length=1)
+    input_name: Optional[str] = Field(default=None, min_length=1)
+    output_name: Optional[str] = Field(default=None, min_length=1)
+    scale: float = Field(default=1 / 255, gt=0)
+    resize: Literal["nearest"] = "nearest"
+
+    @field_validator("labels")
+    @classmethod
+    def _unique(cls, labels: list[str]) -> list[str]:
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"every label must stand there once; twice or more: {', '.join(twice)}")
+        return labels
+
+
+class GatewayConfig(_Section):
+    """The whole configuration."""
+
+    bind_address: str = "0.0.0.0"
+    port: int = Field(default=9000, ge=1, le=65535)
+    workers: int = Field(default=1, ge=1)
+    upstream: Upstream
+    limits: Limits = Limits()
+    default_model: str
+    models: dict[str, ModelDeclaration] = Field(min_length=1)
+
+    @field_validator("bind_address")
+    @classmethod
+    def _ip_address(cls, address: str) -> str:
+        ipaddress.ip_address(address)
+        return address
+
+    @field_validator("models")
+    @classmethod
+    def _names(cls, models: dict[str, ModelDeclaration]) -> dict[str, ModelDeclaration]:
+        for name in models:
+            if not _MODEL_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no model name; letters, digits, '_', '.' and '-' make one")
+        return models
+
+    @model_validator(mode="after")
+    def _default_is_declared(self) -> "GatewayConfig":
+        if self.default_model not in self.models:
+            raise ValueError(f"default_model is {self.default_model!r}, which is not in models: {_listed(self.models)}")
+        return self
+
+
+def load_config(path: Path) -> GatewayConfig:
+    """Read and validate a configuration file. Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        document = json.loads(text, object_pairs_hook=_object_without_duplicates)
+    except ValueError as error:
+        raise ConfigError(f"{path}: no valid JSON: {error}") from error
+    try:
+        return GatewayConfig.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {_fault(item)}" for item in error.errors())) from error
+
+
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"the key {key!r} stands twice in one object")
+    return dict(pairs)
+
+
+def _fault(error: Any) -> str:
+    """Return one validation error as `key: what was found; what would be right`."""
+    location = error["loc"]
+    key = _dotted(location) or "configuration"
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key; known here: {_listed(_section_at(location[:-1]).model_fields)}"
+    if error["type"] == "missing":
+        return f"{key}: missing; it has no default"
+    message = error["msg"].replace("Value error, ", "").replace("Input should be", "should be")
+    if error["type"] == "value_error" and location == ():
+        return message
+    found = json.dumps(error["input"], ensure_ascii=False, default=str)
+    return f"{key}: found {found if len(found) <= 80 else found[:77] + '...'}; {message}"
+
+
+def _dotted(location: tuple[Any, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.lstrip(".")
+
+
+def _section_at(location: tuple[Any, ...]) -> type[BaseModel]:
+    if not location:
+        return GatewayConfig
+    return {"upstream": Upstream, "limits": Limits, "models": ModelDeclaration}[location[0]]
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names))

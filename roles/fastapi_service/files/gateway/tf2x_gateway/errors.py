@@ -1,0 +1,66 @@
+"""What the gateway answers when it does not answer with predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from tf2x_gateway.serving import DeadlineExceeded, InvalidArgument, ServingError, Unavailable
+
+RETRY_AFTER_SECONDS = 1
+
+
+class GatewayError(Exception):
+    """A request ends with HTTP status `status` and the error body of `code` and `message`."""
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = dict(headers or {})
+
+
+def error_body(code: str, message: str) -> bytes:
+    """Return the JSON body of an error."""
+    return json.dumps({"success": False, "error": {"code": code, "message": message}}, ensure_ascii=False).encode()
+
+
+def bad_request(message: str) -> GatewayError:
+    """The request is not HTTP as it should be."""
+    return GatewayError(400, "bad_request", message)
+
+
+def model_contract(message: str) -> GatewayError:
+    """The gateway's declaration of a model and the model that is served do not fit each other."""
+    return GatewayError(500, "model_contract", message)
+
+
+def upstream_error(message: str) -> GatewayError:
+    """TF Serving answered, but with nothing that could be used."""
+    return GatewayError(502, "upstream_error", message)
+
+
+def upstream_unavailable(message: str) -> GatewayError:
+    """TF Serving does not answer, or has no version of the model to answer with."""
+    return GatewayError(503, "upstream_unavailable", message, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+def upstream_timeout(message: str) -> GatewayError:
+    """The answer did not come in time."""
+    return GatewayError(504, "upstream_timeout", message)
+
+
+def from_serving(model: str, error: ServingError) -> GatewayError:
+    """Return the answer to a request for `model` that TF Serving failed.
+
+    A tensor that TF Serving refuses is the gateway's fault, never the caller's: so no 4xx.
+    """
+    message = f"model {model!r}: TF Serving at {error}"
+    if isinstance(error, InvalidArgument):
+        return model_contract(message)
+    if isinstance(error, Unavailable):
+        return upstream_unavailable(message)
+    if isinstance(error, DeadlineExceeded):
+        return upstream_timeout(message)
+    return upstream_error(message)

@@ -1,0 +1,189 @@
+"""A gRPC server that answers like TF Serving, and badly on request."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Callable
+
+import grpc
+import numpy as np
+from stub_protobuf import float_tensor, message, parse, shape
+
+DT_FLOAT, DT_UINT8 = 1, 4
+NUMPY_TYPES = {DT_FLOAT: "<f4", 2: "<f8", 3: "<i4", DT_UINT8: "u1", 9: "<i8", 19: "<f2"}
+STATES = {"START": 10, "LOADING": 20, "AVAILABLE": 30, "UNLOADING": 40, "END": 50}
+
+
+class Failure(Exception):
+    """The RPC ends with this code and these details."""
+
+    def __init__(self, code: grpc.StatusCode, details: str = "stub failure") -> None:
+        super().__init__(details)
+        self.code = code
+        self.details = details
+
+
+def red_and_green(pixels: np.ndarray) -> list[float]:
+    """The stub's classifier: the mean red and the mean green of the image."""
+    means = pixels[0].astype(np.float64).mean(axis=(0, 1))
+    return [float(means[0]), float(means[1])]
+
+
+@dataclass
+class Model:
+    """What the stub serves; the answer to Predict is the encoded TensorProto that `answer` makes of the pixels."""
+
+    name: str = "pets"
+    version: int = 1
+    state: str = "AVAILABLE"
+    load_error: str = ""
+    signature_name: str = "serving_default"
+    inputs: dict = field(default_factory=lambda: {"image": (DT_FLOAT, (-1, 6, 8, 3))})
+    outputs: dict = field(default_factory=lambda: {"scores": (DT_FLOAT, (-1, 2))})
+    answer: Callable[[np.ndarray], bytes] = lambda pixels: float_tensor((1, 2), red_and_green(pixels))
+
+
+@dataclass
+class PredictCall:
+    """A PredictRequest as it came."""
+
+    name: str
+    signature_name: str
+    version_label: str
+    output_filter: list[str]
+    input_name: str
+    dtype: int
+    shape: tuple[int, ...]
+    content: bytes
+    seconds_left: float
+
+    @property
+    def pixels(self) -> np.ndarray:
+        return np.frombuffer(self.content, NUMPY_TYPES[self.dtype]).reshape(self.shape)
+
+
+class StubServing:
+    """The server: listens on `address` from `start` to `stop`, on the same port each time."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"127.0.0.1:{port}"
+        self._server: grpc.Server | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Be a healthy server of one model again, with nothing remembered."""
+        self.model = Model()
+        self.calls: list[PredictCall] = []
+        self.failures: list[Failure] = []
+        self.delay = 0.0
+        self.raw_reply: bytes | None = None
+        self.answering_version: int | None = None
+        self.released = threading.Event()
+
+    def start(self) -> StubServing:
+        self._server = grpc.server(
+            ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
+        )
+        prediction = "/tensorflow.serving.PredictionService/"
+        methods = {
+            prediction + "Predict": self._predict,
+            prediction + "GetModelMetadata": self._metadata,
+            "/tensorflow.serving.ModelService/GetModelStatus": self._status,
+        }
+        self._server.add_generic_rpc_handlers([_Methods(methods)])
+        self._server.add_insecure_port(self.address)
+        self._server.start()
+        return self
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self.released.set()
+            self._server.stop(0).wait()
+            self._server = None
+
+    def _predict(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        fields = parse(request)
+        spec = parse(fields[1][0])
+        entry = parse(fields[2][0])
+        proto = parse(entry[2][0])
+        dims = tuple(parse(dim)[1][0] for dim in parse(proto[2][0])[2])
+        call = PredictCall(
+            name=spec[1][0].decode(),
+            signature_name=spec.get(3, [b""])[0].decode(),
+            version_label=spec.get(4, [b""])[0].decode(),
+            output_filter=[name.decode() for name in fields.get(3, [])],
+            input_name=entry[1][0].decode(),
+            dtype=proto[1][0],
+            shape=dims,
+            content=proto[4][0],
+            seconds_left=context.time_remaining(),
+        )
+        self.calls.append(call)
+        if self.failures:
+            raise self.failures.pop(0)
+        if self.delay:
+            self.released.wait(self.delay)
+        if self.raw_reply is not None:
+            return self.raw_reply
+        model = self.model
+        self._require(spec)
+        wanted = model.inputs.get(call.input_name)
+        if wanted is None or wanted[0] != call.dtype or wanted[1][1:] != call.shape[1:]:
+            raise Failure(grpc.StatusCode.INVALID_ARGUMENT, f"wanted {model.inputs}, got {call.input_name} {dims}")
+        output = message((1, call.output_filter[0]), (2, model.answer(call.pixels)))
+        version = self.answering_version or model.version
+        return message((1, output), (2, message((1, model.name), (2, message((1, version))))))
+
+    def _metadata(self, request: bytes, _context: grpc.ServicerContext) -> bytes:
+        self._require(parse(parse(request)[1][0]))
+        model = self.model
+        signature = b""
+        for number, tensors in ((1, model.inputs), (2, model.outputs)):
+            for name, (dtype, dims) in tensors.items():
+                info = message((1, f"{name}:0"), (2, dtype), (3, shape(dims)))
+                signature += message((number, message((1, name), (2, info))))
+        signatures = message((1, message((1, model.signature_name), (2, signature))))
+        packed = message((1, "type.googleapis.com/tensorflow.serving.SignatureDefMap"), (2, signatures))
+        spec = message((1, model.name), (2, message((1, model.version))))
+        return message((1, spec), (2, message((1, "signature_def"), (2, packed))))
+
+    def _status(self, request: bytes, _context: grpc.ServicerContext) -> bytes:
+        model = self.model
+        if parse(parse(request)[1][0])[1][0].decode() != model.name:
+            raise Failure(grpc.StatusCode.NOT_FOUND, "Could not find any versions of model")
+        status = message((1, model.version), (2, STATES[model.state]), (3, message((2, model.load_error))))
+        return message((1, status))
+
+    def _require(self, spec: dict[int, list]) -> None:
+        name = spec[1][0].decode()
+        if name != self.model.name or self.model.state != "AVAILABLE":
+            raise Failure(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({name})")
+
+
+class _Methods(grpc.GenericRpcHandler):
+    def __init__(self, methods: dict[str, Callable[[bytes, grpc.ServicerContext], bytes]]) -> None:
+        self._methods = methods
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        method = self._methods.get(details.method)
+        if method is None:
+            return None
+
+        def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
+            try:
+                return method(request, context)
+            except Failure as failure:
+                context.abort(failure.code, failure.details)
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Return as soon as the condition holds; AssertionError after `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"still not so after {seconds} s"
+        time.sleep(0.02)

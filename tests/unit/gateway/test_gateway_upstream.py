@@ -1,0 +1,344 @@
+"""TF Serving late, slow, away, replaced: what a caller notices of it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from gateway_process import encode_image, free_port, noise
+from stub_protobuf import float_tensor
+from stub_serving import Failure, wait_until
+
+IMAGE = encode_image(noise())
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+def seconds_of(call):
+    started = time.monotonic()
+    return call(), time.monotonic() - started
+
+
+def retries(gateway, stub) -> float:
+    lines = gateway.get("/metrics").body.decode().splitlines()
+    start = f'tf2x_gateway_upstream_retries_total{{address="{stub.address}"}} '
+    return next((float(line.removeprefix(start)) for line in lines if line.startswith(start)), 0.0)
+
+
+@pytest.fixture
+def silent_address():
+    """An address that accepts connections and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+# ---- starting before TF Serving
+
+
+def test_gateway_starts_first_and_needs_no_restart(new_stub, new_gateway):
+    stub = new_stub()
+    gateway = new_gateway(stub.address, deadline_seconds=1)
+    assert gateway.get("/healthz").status == 200
+    answer = gateway.get("/readyz")
+    assert answer.error == (503, "not_ready")
+    assert stub.address in answer.message
+    answer = gateway.upload(IMAGE)
+    assert answer.error == (503, "upstream_unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+
+    stub.model.state = "LOADING"
+    stub.start()
+    wait_until(lambda: "LOADING" in gateway.get("/readyz").message)
+    assert gateway.upload(IMAGE).error == (502, "upstream_error")
+
+    stub.model.state = "AVAILABLE"
+    answer = gateway.get("/readyz")
+    assert answer.status == 200
+    assert answer.json == {"ready": True, "models": {"pets": "1"}}
+    assert gateway.upload(IMAGE).status == 200
+
+
+def test_readiness_names_the_load_error(gateway, stub):
+    stub.model.state, stub.model.load_error = "END", "warm-up failed: no such signature"
+    answer = gateway.get("/readyz")
+    assert answer.error == (503, "not_ready")
+    assert "version 1 is END (warm-up failed: no such signature)" in answer.message
+    assert gateway.get("/healthz").status == 200
+
+
+def test_readiness_of_a_model_that_is_not_served(gateway, stub):
+    stub.model.name = "birds"
+    answer = gateway.get("/readyz")
+    assert answer.error == (503, "not_ready")
+    assert "Could not find any versions" in answer.message
+
+
+def test_every_declared_model_must_be_ready(stub, new_gateway):
+    labels = {"labels": ["red", "green"]}
+    gateway = new_gateway(stub.address, models={"pets": labels, "birds": labels})
+    answer = gateway.get("/readyz")
+    assert answer.error == (503, "not_ready")
+    assert "'birds'" in answer.message
+    assert "'pets'" not in answer.message
+    assert gateway.upload(IMAGE, "/models/pets/predict").status == 200
+    assert gateway.upload(IMAGE, "/models/birds/predict").error == (502, "upstream_error")
+
+
+# ---- models that do not fit their declaration
+
+
+@pytest.mark.parametrize(
+    ("declaration", "change", "words"),
+    [
+        ({"labels": ["a", "b", "c"]}, {}, ["2 scores", "3 labels", "a, b, c"]),
+        ({"signature_name": "x"}, {}, ["no signature 'x'", "'serving_default'"]),
+        ({"input_name": "x"}, {}, ["input_name is 'x'", "'image'"]),
+        ({"output_name": "x"}, {}, ["output_name is 'x'", "'scores'"]),
+        ({}, {"inputs": {"a": (1, (-1, 6, 8, 3)), "b": (1, (-1, 6, 8, 3))}}, ["2 inputs: 'a', 'b'", "input_name"]),
+        ({}, {"outputs": {"a": (1, (-1, 2)), "b": (1, (-1, 2))}}, ["2 outputs: 'a', 'b'", "output_name"]),
+        ({}, {"inputs": {"image": (7, (-1,))}}, ["DT_STRING", "DT_FLOAT"]),
+        ({}, {"inputs": {"image": (1, (-1, -1, -1, 3))}}, ["[-1, -1, -1, 3]", "fixed height and width"]),
+        ({}, {"inputs": {"image": (1, (-1, 6, 8, 1))}}, ["[-1, 6, 8, 1]"]),
+        ({}, {"inputs": {"image": (1, (-1, 30))}}, ["[-1, 30]"]),
+    ],
+)
+def test_model_that_does_not_fit_is_not_ready(stub, new_gateway, declaration, change, words):
+    for name, value in change.items():
+        setattr(stub.model, name, value)
+    gateway = new_gateway(stub.address, model=declaration)
+    answer, prediction = gateway.get("/readyz"), gateway.upload(IMAGE)
+    assert answer.error == (503, "not_ready")
+    assert prediction.error == (500, "model_contract")
+    for word in words:
+        assert word in answer.message
+        assert word in prediction.message
+    assert stub.calls == []
+
+
+# ---- other versions
+
+
+def test_new_version_with_another_size(new_stub, new_gateway):
+    stub = new_stub().start()
+    gateway = new_gateway(stub.address)
+    assert gateway.upload(IMAGE).json["model"]["version"] == "1"
+    stub.model.version = 2
+    stub.model.inputs = {"picture": (1, (-1, 10, 12, 3))}
+    answer = gateway.upload(IMAGE)
+    assert answer.status == 200, answer.body
+    assert answer.json["model"]["version"] == "2"
+    assert (stub.calls[-1].input_name, stub.calls[-1].shape) == ("picture", (1, 10, 12, 3))
+    assert gateway.get("/readyz").json["models"] == {"pets": "2"}
+
+
+def test_new_version_that_takes_the_old_ones_tensors(new_stub, new_gateway):
+    """Nothing is refused, only the answer's version tells that the signature must be read again."""
+    stub = new_stub().start()
+    gateway = new_gateway(stub.address)
+    assert gateway.upload(IMAGE).status == 200
+    stub.model.version = 2
+    stub.model.outputs = {"scores": (1, (-1, 3))}
+    answer = gateway.upload(IMAGE)
+    assert answer.error == (500, "model_contract")
+    assert "version 2" in answer.message
+    assert gateway.get("/readyz").error == (503, "not_ready")
+    stub.model.version, stub.model.outputs = 3, {"scores": (1, (-1, 2))}
+    assert gateway.upload(IMAGE).json["model"]["version"] == "3"
+    assert gateway.get("/readyz").status == 200
+
+
+def test_one_version_behind_while_replicas_change(new_stub, new_gateway):
+    """A replica with another version than the one whose signature is read answers: that is no error."""
+    stub = new_stub().start()
+    gateway = new_gateway(stub.address)
+    stub.answering_version = 2
+    for _ in range(3):
+        assert gateway.upload(IMAGE).json["model"]["version"] == "2"
+
+
+# ---- addresses, retries
+
+
+@pytest.mark.parametrize("code", [UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_unavailable_is_retried(gateway, stub, code):
+    """A server that stops cancels the calls that it has."""
+    before = retries(gateway, stub)
+    stub.failures = [Failure(code), Failure(code)]
+    assert gateway.upload(IMAGE).status == 200
+    assert len(stub.calls) == 3
+    assert retries(gateway, stub) - before == 2
+
+
+def test_unavailable_until_the_deadline(stub, new_gateway):
+    gateway = new_gateway(stub.address, deadline_seconds=1)
+    stub.failures = [Failure(UNAVAILABLE, "queue is full") for _ in range(1000)]
+    answer, seconds = seconds_of(lambda: gateway.upload(IMAGE))
+    assert answer.error == (503, "upstream_unavailable")
+    assert "queue is full" in answer.message
+    assert 0.5 < seconds < 3
+    assert 3 < len(stub.calls) < 40
+
+
+def test_long_outage_is_not_waited_for(new_stub, new_gateway):
+    """Callers must not pile up behind an upstream that has been away for longer than any of them would wait."""
+    stub = new_stub()
+    gateway = new_gateway(stub.address, deadline_seconds=2)
+    _, seconds = seconds_of(lambda: gateway.upload(IMAGE))
+    assert seconds > 1
+    time.sleep(0.3)
+    answer, seconds = seconds_of(lambda: gateway.upload(IMAGE))
+    assert answer.error == (503, "upstream_unavailable")
+    assert seconds < 1
+    stub.start()
+    wait_until(lambda: gateway.upload(IMAGE).status == 200, 3)
+
+
+def test_first_address_is_preferred(new_stub, new_gateway):
+    first, second = new_stub().start(), new_stub().start()
+    gateway = new_gateway(first.address, second.address)
+    for _ in range(5):
+        assert gateway.upload(IMAGE).status == 200
+    assert (len(first.calls), len(second.calls)) == (5, 0)
+
+
+def test_fallback_address_and_return(new_stub, new_gateway):
+    first, second = new_stub().start(), new_stub().start()
+    gateway = new_gateway(first.address, second.address)
+    assert gateway.upload(IMAGE).status == 200
+    first.stop()
+    for _ in range(5):
+        answer, seconds = seconds_of(lambda: gateway.upload(IMAGE))
+        assert answer.status == 200
+        assert seconds < 2.5
+    assert len(second.calls) == 5
+    assert gateway.get("/readyz").status == 200
+    assert retries(gateway, second) >= 5
+
+    first.start()
+
+    def first_is_asked() -> bool:
+        assert gateway.upload(IMAGE).status == 200
+        return len(first.calls) > 1
+
+    wait_until(first_is_asked)
+
+
+def test_first_address_never_there(new_stub, new_gateway):
+    second = new_stub().start()
+    gateway = new_gateway(f"127.0.0.1:{free_port()}", second.address)
+    assert gateway.get("/readyz").status == 200
+    assert gateway.upload(IMAGE).status == 200
+
+
+def test_first_address_silent(silent_address, new_stub, new_gateway):
+    """A host that takes connections and nothing more must not eat the whole deadline."""
+    second = new_stub().start()
+    gateway = new_gateway(silent_address, second.address)
+    answer, seconds = seconds_of(lambda: gateway.upload(IMAGE))
+    assert answer.status == 200
+    assert seconds < 3
+
+
+def test_only_address_silent(silent_address, new_gateway):
+    gateway = new_gateway(silent_address, deadline_seconds=1)
+    answer, seconds = seconds_of(lambda: gateway.upload(IMAGE))
+    assert answer.status in {503, 504}
+    assert seconds < 2
+
+
+def test_restart_of_the_only_upstream_fails_no_request(new_stub, new_gateway):
+    stub = new_stub().start()
+    gateway = new_gateway(stub.address)
+    statuses = []
+    ended = threading.Event()
+
+    def keep_asking() -> None:
+        while not ended.is_set():
+            statuses.append(gateway.upload(IMAGE).status)
+
+    with ThreadPoolExecutor(4) as callers:
+        for _ in range(4):
+            callers.submit(keep_asking)
+        wait_until(lambda: len(statuses) > 20)
+        stub.stop()
+        time.sleep(0.7)
+        stub.start()
+        asked = len(statuses)
+        wait_until(lambda: len(statuses) > asked + 20)
+        ended.set()
+    assert set(statuses) == {200}
+
+
+def test_upstream_is_found_again_soon_after_a_long_outage(new_stub, new_gateway):
+    """gRPC's own pauses between attempts to connect would have grown by then."""
+    stub = new_stub().start()
+    gateway = new_gateway(stub.address, deadline_seconds=20)
+    assert gateway.upload(IMAGE).status == 200
+    stub.stop()
+    with ThreadPoolExecutor(1) as callers:
+        call = callers.submit(gateway.upload, IMAGE)
+        time.sleep(3)
+        stub.start()
+        answer, seconds = seconds_of(call.result)
+    assert answer.status == 200
+    assert seconds < 1.5
+
+
+# ---- deadlines
+
+
+def test_slow_upstream_ends_at_the_deadline(stub, new_gateway):
+    gateway = new_gateway(stub.address, deadline_seconds=0.5)
+    assert gateway.upload(IMAGE).status == 200
+    stub.delay = 5
+    answer, seconds = seconds_of(lambda: gateway.upload(IMAGE))
+    assert answer.error == (504, "upstream_timeout")
+    assert 0.4 < seconds < 3
+    assert len(stub.calls) == 2
+    stub.delay = 0
+    assert gateway.upload(IMAGE).status == 200
+
+
+def test_slow_upstream_does_not_hold_up_others(gateway, stub):
+    assert gateway.upload(IMAGE).status == 200
+    stub.delay = 3
+    with ThreadPoolExecutor(4) as callers:
+        slow = [callers.submit(gateway.upload, IMAGE) for _ in range(4)]
+        wait_until(lambda: len(stub.calls) == 5)
+        _, seconds = seconds_of(lambda: gateway.get("/healthz"))
+        assert seconds < 1
+        stub.delay = 0
+        assert gateway.upload(IMAGE).status == 200
+        stub.released.set()
+        assert [call.result().status for call in slow] == [200] * 4
+
+
+def test_large_decodes_do_not_hold_up_the_event_loop(gateway):
+    """While images of half a second each are decoded, health is answered in between."""
+    large = encode_image(noise(size=(64, 48)).resize((6000, 8000)), "JPEG", quality=95, progressive=True)
+    answer, alone = seconds_of(lambda: gateway.upload(large))
+    assert answer.status == 200
+    with ThreadPoolExecutor(4) as callers:
+        uploads = [callers.submit(gateway.upload, large) for _ in range(4)]
+        waits = []
+        while not all(upload.done() for upload in uploads):
+            waits.append(seconds_of(lambda: gateway.get("/healthz"))[1])
+        assert [upload.result().status for upload in uploads] == [200] * 4
+    assert max(waits) < alone / 2
+
+
+def test_large_answer_is_taken(new_stub, new_gateway):
+    """More than the 4 MiB at which a gRPC client stops by default."""
+    labels = [f"label {number}" for number in range(1_200_000)]
+    stub = new_stub().start()
+    stub.model.outputs = {"scores": (1, (-1, -1))}
+    stub.model.answer = lambda _pixels: float_tensor((1, len(labels)), [0.5] * len(labels))
+    gateway = new_gateway(stub.address)
+    answer = gateway.upload(IMAGE)
+    assert answer.error == (500, "model_contract")
+    assert f"{len(labels)} scores" in answer.message

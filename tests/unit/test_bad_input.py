@@ -1,0 +1,188 @@
+"""Bad input is refused by the roles' preflights, before anything changes, in words that name the variable."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PETS = ROOT / "files/models/pets/1"
+PLAYBOOK = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.set_fact:
+        cacheable: true
+        os_family: "{{ family | default('Debian') }}"
+        distribution: "{{ 'Debian' if family is undefined else family }}"
+        distribution_major_version: "12"
+        service_mgr: systemd
+        pkg_mgr: apt
+        architecture: x86_64
+        default_ipv4: {address: 127.0.0.1}
+    - ansible.builtin.include_role:
+        name: tf2x.serving.{{ role }}
+        tasks_from: preflight
+"""
+
+
+@pytest.fixture
+def preflight(tmp_path):
+    """Run one role's preflight on this machine; (exit code, output)."""
+
+    def run(role: str, variables: dict, managers: int = 1) -> tuple[int, str]:
+        hosts = [f"host{number}" for number in range(managers)]
+        inventory = {
+            "all": {
+                "vars": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "role": role},
+                "children": {
+                    group: {"hosts": dict.fromkeys(hosts)} for group in ("swarm", "swarm_managers", "serving", "gateway")
+                }
+                | {"monitoring": {"hosts": {hosts[0]: None}}},
+            }
+        }
+        (tmp_path / "inventory.yml").write_text(json.dumps(inventory))
+        (tmp_path / "preflight.yml").write_text(PLAYBOOK)
+        result = subprocess.run(
+            [
+                Path(sys.executable).parent / "ansible-playbook",
+                *("-i", tmp_path / "inventory.yml", tmp_path / "preflight.yml", "--extra-vars", json.dumps(variables)),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "COLUMNS": "1000"},
+        )
+        output = result.stdout + result.stderr
+        if result.returncode:
+            assert "changed=0" in output.replace(" ", ""), "something was changed before the refusal"
+        return result.returncode, " ".join(output.split())
+
+    return run
+
+
+def stack(**variables) -> dict:
+    return {"tf_serving_stack_models": [{"name": "pets", "source": str(PETS), "version": 1}], **variables}
+
+
+def test_good_input_passes(preflight):
+    code, output = preflight("tf_serving_stack", stack())
+    assert code == 0, output
+
+
+def test_missing_model(preflight, tmp_path):
+    models = [{"name": "pets", "source": str(tmp_path / "nowhere"), "version": 1}]
+    code, output = preflight("tf_serving_stack", stack(tf_serving_stack_models=models))
+    assert code != 0
+    assert f"source {tmp_path}/nowhere is not a folder" in output
+
+
+def test_corrupt_model(preflight, tmp_path):
+    shutil.copytree(PETS, tmp_path / "1")
+    graph = tmp_path / "1/saved_model.pb"
+    graph.write_bytes(graph.read_bytes()[:-100])
+    models = [{"name": "pets", "source": str(tmp_path / "1"), "version": 1}]
+    code, output = preflight("tf_serving_stack", stack(tf_serving_stack_models=models))
+    assert code != 0
+    assert "saved_model.pb" in output
+
+
+def test_model_that_does_not_fit_its_golden_file(preflight, tmp_path):
+    shutil.copytree(PETS, tmp_path / "1")
+    golden = tmp_path / "1/assets.extra/golden.json"
+    content = json.loads(golden.read_text())
+    content["cases"][0]["outputs"] = {"nonsense": next(iter(content["cases"][0]["outputs"].values()))}
+    golden.write_text(json.dumps(content))
+    models = [{"name": "pets", "source": str(tmp_path / "1"), "version": 1}]
+    code, output = preflight("tf_serving_stack", stack(tf_serving_stack_models=models))
+    assert code != 0
+    assert "nonsense" in output and "probabilities" in output
+
+
+def test_archive_with_a_wrong_sha256(preflight, tmp_path):
+    archive = tmp_path / "tf.tar"
+    archive.write_bytes(b"not what it should be")
+    entry = {"path": str(archive), "ref": "tf2x/x:1", "sha256": "0" * 64}
+    variables = stack(
+        tf_serving_stack_image_source="archive",
+        tf_serving_stack_image_archives={"tf_serving": entry, "balancer": entry},
+    )
+    code, output = preflight("tf_serving_stack", variables)
+    assert code != 0
+    assert f"has sha256 {hashlib.sha256(archive.read_bytes()).hexdigest()}; expected sha256 {'0' * 64}" in output
+
+
+def test_archive_that_is_not_there(preflight, tmp_path):
+    entry = {"path": str(tmp_path / "none.tar"), "ref": "tf2x/x:1", "sha256": "0" * 64}
+    variables = stack(
+        tf_serving_stack_image_source="archive",
+        tf_serving_stack_image_archives={"tf_serving": entry, "balancer": entry},
+    )
+    code, output = preflight("tf_serving_stack", variables)
+    assert code != 0
+    assert "none.tar does not exist" in output
+
+
+@pytest.mark.parametrize("role", ["tf_serving_stack", "monitoring"])
+def test_unknown_image_source(preflight, role):
+    code, output = preflight(role, stack(**{f"{role}_image_source": "ftp"}))
+    assert code != 0
+    assert f"value of {role}_image_source must be one of: registry, archive, build, got: ftp" in output
+
+
+def test_even_number_of_managers(preflight):
+    code, output = preflight("docker_swarm", {}, managers=2)
+    assert code != 0
+    assert "docker_swarm_manager_group is 'swarm_managers', a group of 2 hosts" in output
+    assert "needs an odd number of managers" in output
+
+
+@pytest.mark.parametrize(
+    ("role", "variable"),
+    [
+        ("tf_serving_stack", "tf_serving_stack_grpc_port"),
+        ("tf_serving_stack", "tf_serving_stack_rest_port"),
+        ("monitoring", "monitoring_prometheus_port"),
+        ("fastapi_service", "fastapi_service_port"),
+    ],
+)
+def test_port_in_use(preflight, role, variable):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code, output = preflight(role, stack(**{variable: port, "fastapi_service_models": {"pets": {"labels": ["cat", "dog"]}}}))
+    assert code != 0
+    assert f"{variable}: port {port} is taken on host0 by" in output
+    assert f"(pid {os.getpid()})" in output
+
+
+@pytest.mark.parametrize(
+    ("role", "variable", "wrong", "kind"),
+    [
+        ("centos_base", "centos_base_packages", {"a": 1}, "list"),
+        ("docker_swarm", "docker_swarm_health_retries", "many", "int"),
+        ("fastapi_service", "fastapi_service_port", "nine thousand", "int"),
+        ("miniconda_prod_env", "miniconda_prod_env_tensorflow", "perhaps", "bool"),
+        ("monitoring", "monitoring_scrape_configs", "none", "list"),
+        ("tf_serving_stack", "tf_serving_stack_replicas", "four", "int"),
+    ],
+)
+def test_variable_of_the_wrong_type(preflight, role, variable, wrong, kind):
+    code, output = preflight(role, stack(**{variable: wrong}))
+    assert code != 0
+    assert variable in output
+    assert kind in output
+
+
+@pytest.mark.parametrize("role", ["centos_base", "docker_swarm", "miniconda_prod_env"])
+def test_unsupported_operating_system(preflight, role):
+    code, output = preflight(role, {"family": "Alpine"})
+    assert code != 0
+    assert "Alpine" in output
+    assert "Debian" in output and "RedHat" in output
