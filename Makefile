@@ -52,14 +52,14 @@ demo-down: ## remove the demo, its images and the engine if the demo started it
 	@lab/lab.sh clean
 
 test: lint unit tensorflow sanity molecule ## everything
-	@tools/test_summary.py
+	@$(PYTHON) tools/test_summary.py
 
 lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff
 	yamllint --strict .
 	ruff check .
 	ruff format --check .
 	ansible-lint --offline --profile production --strict
-	tools/role_readmes.py --check
+	$(VENV)/bin/python tools/role_readmes.py --check
 
 unit: build/stamps/test $(COLLECTION) ## modules, gateway and contracts, without Docker
 	mkdir -p build/reports

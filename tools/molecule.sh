@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run molecule scenarios one after another; keep their output in build/molecule/ and show only what failed.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 mkdir -p build/molecule
 : >build/molecule/results.txt
 failed=0

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Write the option tables of the roles' READMEs from their argument specs. With --check, only say which are out of date."""
+"""Write the option tables of the roles' READMEs from their argument specs; with --check, say which are out of date."""
 
 from __future__ import annotations
 

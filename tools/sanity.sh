@@ -2,8 +2,10 @@
 # ansible-test sanity on a copy of the tracked files, with no ignore file.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-copy=$PWD/build/sanity/ansible_collections/tf2x/serving
-rm -rf build/sanity
+# Outside of this repository, or ansible-test would ask its .gitignore which files count.
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+copy=$scratch/ansible_collections/tf2x/serving
 mkdir -p "$copy"
 # Tracked files as they are in the work tree. Without .git, ansible-test takes every file that it finds.
 git ls-files -z | while IFS= read -r -d '' file; do [ -e "$file" ] && printf '%s\0' "$file"; done |
@@ -13,13 +15,11 @@ git ls-files -z | while IFS= read -r -d '' file; do [ -e "$file" ] && printf '%s
 # and keeps to this machine's own settings.
 cache=$HOME/.ansible/test/cache
 mkdir -p "$cache"
-for name in get_pip_24_2.py; do
-  [ -e "$cache/$name" ] || cat >"$cache/$name" <<PYTHON
+[ -e "$cache/get_pip_24_2.py" ] || cat >"$cache/get_pip_24_2.py" <<PYTHON
 import subprocess, sys
 sys.exit(subprocess.call(["$PWD/.venv/bin/pip", "--python", sys.executable, "install", "--quiet", "pip==24.2"]))
 PYTHON
-done
 
 version=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 cd "$copy"
-exec ansible-test sanity --local --python "$version" --color no
+ansible-test sanity --local --python "$version" --color no

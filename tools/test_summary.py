@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Add up what `make test` ran: pytest's reports and molecule's scenarios. Ends on the line `N passed, N failed`."""
 
 import sys

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Build the project's container images where no registry can be reached.
 
 Usage: build.py [--dry-run] [--no-archive] [--output DIR] NAME...
@@ -186,7 +185,9 @@ def main() -> int:
     parser.add_argument("names", nargs="+", metavar="NAME")
     parser.add_argument("--dry-run", action="store_true", help="build nothing, say what would be")
     parser.add_argument("--no-archive", action="store_true", help="build only, save no tar files")
-    parser.add_argument("--output", type=Path, default=HERE.parents[1] / "build" / "images", help="folder of the archives")
+    parser.add_argument(
+        "--output", type=Path, default=HERE.parents[1] / "build" / "images", help="folder of the archives"
+    )
     options = parser.parse_args()
     folder = options.output.resolve()
     try:
@@ -199,9 +200,9 @@ def main() -> int:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 # Archives stand for their images: where one is there, the engine need not be asked.
                 missing = [n for n in options.names if options.no_archive or not describe(folder, n)["sha256"]]
-                changed = any([build(name) for name in missing])
+                changed = bool([name for name in missing if build(name)])
                 if not options.no_archive:
-                    changed = any([archive(folder, name) for name in missing]) or changed
+                    changed = bool([name for name in missing if archive(folder, name)]) or changed
             described = {name: describe(folder, name) for name in options.names}
     except (BuildError, OSError) as error:
         say(str(error))

@@ -380,9 +380,8 @@ def main() -> None:
     failed = [check for check in verification.checks if not check["ok"]]
     if failed:
         reasons = "; ".join(f"{check['name']}: {check['detail']}" for check in failed)
-        module.fail_json(
-            msg=f"{target} is not served as it should be ({len(failed)} failed checks): {reasons}", **result
-        )
+        share = f"{len(failed)} of {len(verification.checks)} checks failed"
+        module.fail_json(msg=f"{target} is not served as it should be, {share}: {reasons}", **result)
     module.exit_json(**result)
 
 

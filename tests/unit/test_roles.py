@@ -1,4 +1,4 @@
-"""What every role promises: typed options equal to its defaults and its README, and a dispatcher that only dispatches."""
+"""What every role promises: typed options equal to defaults and README, and a dispatcher that only dispatches."""
 
 import subprocess
 import sys

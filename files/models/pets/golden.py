@@ -61,7 +61,7 @@ def main() -> None:
     extra.mkdir(exist_ok=True)
     cases = []
     for i, (kind, seed) in enumerate(CASES):
-        name = f"{kind}-{sum(other == kind for other, _ in CASES[: i + 1])}"
+        name = f"{kind}-{sum(other == kind for other, _unused in CASES[: i + 1])}"
         picture = extra / f"golden-{name}.png"
         draw(kind, seed, (SIDE, SIDE)).save(picture, optimize=True)
         cases.append(golden_case(name, picture, predict))

@@ -54,7 +54,7 @@ def _studio(image: Image.Image, ground: float, random: Random) -> None:
     if motif == "disc":
         pen.ellipse(random.uniform(-0.1, 0.1), 0.45, 0.4, 0.4, accent)
     elif motif != "plain":
-        for _ in range(random.randint(5, 14)):
+        for _unused in range(random.randint(5, 14)):
             x, y, r = random.uniform(-side, side), random.uniform(0, ground), random.uniform(0.02, 0.09)
             if motif == "dots":
                 pen.ellipse(x, y, r, r, accent)
@@ -104,22 +104,22 @@ def _meadow(image: Image.Image, ground: float, random: Random) -> None:
     x, y, r = random.uniform(-side, side), random.uniform(0.08, 0.3), random.uniform(0.04, 0.09)
     pen.ellipse(x, y, r * 1.5, r * 1.5, (*light, 70))
     pen.ellipse(x, y, r, r, light)
-    for _ in range(random.randint(0, 4)):
+    for _unused in range(random.randint(0, 4)):
         x, y, r = random.uniform(-side, side), random.uniform(0.06, 0.35), random.uniform(0.03, 0.07)
         for dx, share in ((-1.2, 0.7), (0, 1), (1.2, 0.75)):
             pen.ellipse(x + dx * r, y + (1 - share) * r * 0.6, r * 1.3, r * share, (255, 255, 255, 170))
     grass = mix(random.choice(GREENS), bottom, random.uniform(0, 0.15))
     horizon = ground - random.uniform(0.1, 0.25)
     for shade, lift in ((0.35, 0.1), (0.18, 0.04), (0.0, 0.0)):
-        heights = [horizon - lift + random.uniform(-0.05, 0.05) for _ in range(5)]
+        heights = [horizon - lift + random.uniform(-0.05, 0.05) for _unused in range(5)]
         ridge = [(-side * 1.1 + side * 0.55 * i, height) for i, height in enumerate(heights)]
         pen.blob([*ridge, (side * 1.3, 1.2), (-side * 1.3, 1.2)], mix(grass, top, shade))
     blade = mix(grass, (40, 90, 50), 0.4)
-    for _ in range(random.randint(10, 40)):
+    for _unused in range(random.randint(10, 40)):
         x, y = random.uniform(-side, side), random.uniform(horizon + 0.06, 1)
         pen.line([(x, y), (x + random.uniform(-0.01, 0.01), y - random.uniform(0.02, 0.04))], blade, 0.006)
     petals = random.choice(((255, 255, 255), (250, 210, 90), (236, 130, 150), (180, 150, 220)))
-    for _ in range(random.randint(0, 14)):
+    for _unused in range(random.randint(0, 14)):
         x, y = random.uniform(-side, side), random.uniform(horizon + 0.08, 1)
         pen.ellipse(x, y, 0.014, 0.012, petals)
         pen.ellipse(x, y, 0.005, 0.005, (240, 180, 60))
@@ -132,13 +132,13 @@ def _beach(image: Image.Image, ground: float, random: Random) -> None:
     shore = ground - random.uniform(0.06, 0.14)
     sea = mix((64, 140, 170), top, random.uniform(0.1, 0.5))
     pen.polygon(_box(-side, shore - random.uniform(0.1, 0.25), side, shore + 0.05), sea)
-    for _ in range(random.randint(4, 12)):
+    for _unused in range(random.randint(4, 12)):
         x, y = random.uniform(-side, side), shore - random.uniform(0.0, 0.1)
         pen.line([(x - 0.05, y), (x, y - 0.006), (x + 0.05, y)], mix(sea, (255,) * 3, 0.4), 0.006)
     sand = mix((232, 208, 160), bottom, random.uniform(0, 0.3))
     edge = [(-side * 1.1 + side * 0.55 * i, shore + random.uniform(-0.02, 0.02)) for i in range(5)]
     pen.blob([*edge, (side * 1.3, 1.2), (-side * 1.3, 1.2)], sand, mix(sea, (255,) * 3, 0.75), 0.015)
-    for _ in range(random.randint(5, 40)):
+    for _unused in range(random.randint(5, 40)):
         x, y = random.uniform(-side, side), random.uniform(shore + 0.05, 1)
         pen.ellipse(x, y, 0.006, 0.004, mix(sand, (140, 110, 80), 0.35))
 

@@ -55,7 +55,7 @@ class Batches(keras.utils.PyDataset):
 
 def _varied(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Return `images`, uint8 (n, 380, 380, 3), all mirrored, cropped and recoloured in one random way."""
-    columns, rows = (_window(random) for _ in range(2))
+    columns, rows = (_window(random) for _unused in range(2))
     if random.random() < 0.5:
         columns = columns[::-1]
     return images[:, rows][:, :, columns][..., random.permutation(3)]
@@ -94,7 +94,7 @@ class Classifier(tf.Module):
     def predict(self, input_1: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return the class probabilities, float32 (n, 2), of pixels in [0, 1], float32 (n, 380, 380, 3)."""
         features = input_1
-        for kernel, bias, (_, _, stride) in zip(self.kernels, self.biases, CONVOLUTIONS, strict=True):
+        for kernel, bias, (_unused, _unused, stride) in zip(self.kernels, self.biases, CONVOLUTIONS, strict=True):
             features = tf.nn.relu(tf.nn.conv2d(features, kernel, stride, "SAME") + bias)
         pooled = tf.reduce_mean(features, axis=(1, 2))
         return {"probabilities": tf.nn.softmax(tf.matmul(pooled, self.weights) + self.offsets)}
@@ -132,6 +132,8 @@ def export(model: keras.Sequential, version: Path) -> None:
     shutil.rmtree(version, ignore_errors=True)
     classifier = Classifier(model)
     tf.saved_model.save(classifier, str(version), signatures={"serving_default": classifier.predict})
+    # Optional, and of no use to a store that digests every file itself.
+    (version / "fingerprint.pb").unlink()
 
 
 def accuracy_of(version: Path, images: np.ndarray, classes: np.ndarray) -> float:
@@ -155,7 +157,7 @@ def colour_only_accuracy(images: np.ndarray, classes: np.ndarray) -> float:
     histograms = np.stack([np.bincount(row, minlength=64) / row.size for row in bins])
     features = np.hstack([np.sqrt(histograms), np.ones((len(images), 1))])
     half = len(images) // 2
-    fit, *_ = np.linalg.lstsq(features[:half], classes[:half] * 2.0 - 1.0, rcond=None)
+    fit, *_unused = np.linalg.lstsq(features[:half], classes[:half] * 2.0 - 1.0, rcond=None)
     return float(np.mean((features[half:] @ fit > 0) == classes[half:]))
 
 

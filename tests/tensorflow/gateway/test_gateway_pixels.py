@@ -24,7 +24,7 @@ def random_image(mode: str, size: tuple[int, int]) -> Image.Image:
         return Image.fromarray(RANDOM.integers(0, 65536, (height, width), dtype=np.uint16))
     bands = [
         Image.fromarray(RANDOM.integers(0, 256, (height, width), dtype=np.uint8))
-        for _ in range({"L": 1, "LA": 2, "RGB": 3}.get(mode, 4))
+        for _unused in range({"L": 1, "LA": 2, "RGB": 3}.get(mode, 4))
     ]
     return bands[0] if mode == "L" else Image.merge(mode, bands)
 
@@ -86,7 +86,7 @@ def test_same_pixels_as_keras(image_format, mode, options, size):
 
 @pytest.mark.parametrize("image_format", ["GIF", "PNG", "WEBP"])
 def test_same_frame_as_keras(image_format):
-    frames = [random_image("RGB", (60, 40)) for _ in range(3)]
+    frames = [random_image("RGB", (60, 40)) for _unused in range(3)]
     file = encoded(frames[0], image_format, save_all=True, append_images=frames[1:])
     found = decode(file, PixelFormat(40, 60, 1 / 255, FLOAT))
     assert_same_bits(found, keras_pixels(file, 40, 60) / 255.0)

@@ -220,12 +220,14 @@ def test_metadata_response_without_signatures():
 def test_status_response():
     response = get_model_status_pb2.GetModelStatusResponse()
     states = get_model_status_pb2.ModelVersionStatus.State.items()
-    for version, (_, state) in enumerate(states):
+    for version, (_unused, state) in enumerate(states):
         status = response.model_version_status.add(version=version, state=state)
         status.status.error_code = version
         status.status.error_message = f"message {version}" if version else ""
     decoded = decode_status_response(memoryview(response.SerializeToString()))
-    assert [(status.version, status.state) for status in decoded] == [(n, name) for n, (name, _) in enumerate(states)]
+    assert [(status.version, status.state) for status in decoded] == [
+        (n, name) for n, (name, _unused) in enumerate(states)
+    ]
     assert [status.error for status in decoded] == [f"message {n}" if n else "" for n in range(len(states))]
 
 

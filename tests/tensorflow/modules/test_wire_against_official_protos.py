@@ -128,7 +128,7 @@ def test_a_model_that_is_cut_off_is_noticed(saved_model: Path, file: str) -> Non
     path = saved_model / file
     whole = path.read_bytes()
     try:
-        for size in {0, 1, len(whole) // 2, len(whole) - 1}:
+        for size in (0, 1, len(whole) // 2, len(whole) - 1):
             path.write_bytes(whole[:size])
             with pytest.raises(_saved_model.SavedModelError):
                 _saved_model.read(saved_model)

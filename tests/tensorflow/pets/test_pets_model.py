@@ -30,7 +30,7 @@ def tensor_of(case: dict) -> np.ndarray:
 
 def test_the_one_signature_takes_pixels_and_gives_two_probabilities(pets, signature):
     assert list(tf.saved_model.load(str(pets / "1")).signatures) == ["serving_default"]
-    (_, inputs) = signature.structured_input_signature
+    (_unused, inputs) = signature.structured_input_signature
     assert inputs == {"input_1": tf.TensorSpec((None, 380, 380, 3), tf.float32, name="input_1")}
     (output,) = signature.structured_outputs.items()
     assert output[0] == "probabilities"

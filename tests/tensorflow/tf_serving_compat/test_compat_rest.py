@@ -306,7 +306,7 @@ def test_a_large_image_takes_well_under_a_second(server: CompatServer) -> None:
     body = json.dumps({"signature_name": "brightness", "instances": [image.tolist()]})
     assert len(body) > 8_000_000
     durations = []
-    for _ in range(3):
+    for _unused in range(3):
         started = time.monotonic()
         reply = server.post(PREDICT, body)
         durations.append(time.monotonic() - started)
@@ -325,7 +325,7 @@ def test_status_answers_while_all_rest_threads_are_busy(start, publish, tmp_path
     )
     endless = {"signature_name": "count", "instances": [1e15]}
     with ThreadPoolExecutor(2) as pool:
-        replies = [pool.submit(server.post, "/v1/models/m:predict", endless) for _ in range(2)]
+        replies = [pool.submit(server.post, "/v1/models/m:predict", endless) for _unused in range(2)]
         time.sleep(0.3)
         started = time.monotonic()
         assert server.get("/v1/models/m").status == 200

@@ -168,9 +168,9 @@ def test_damaged_images_never_cost_more_than_an_error(gateway, image_format):
     """Bytes spoilt at random: an answer or a 4xx, never a 5xx."""
     whole = encode_image(noise(size=(64, 48)), image_format)
     dice = random.Random(image_format)
-    for _ in range(60):
+    for _unused in range(60):
         spoilt = bytearray(whole)
-        for _ in range(dice.randint(1, 20)):
+        for _unused in range(dice.randint(1, 20)):
             spoilt[dice.randrange(len(spoilt))] = dice.randrange(256)
         answer = gateway.upload(bytes(spoilt))
         assert answer.status in {200, 413, 415, 422}, answer.body
@@ -187,7 +187,7 @@ def png(width: int, height: int, rows: bytes) -> bytes:
 @pytest.mark.parametrize(("width", "height"), [(13000, 13000), (7072, 7072), (30000, 30000)])
 def test_decompression_bomb_is_refused_by_its_header(gateway, width, height):
     packer = zlib.compressobj(1)
-    bomb = b"".join(packer.compress(bytes(width + 1)) for _ in range(height)) + packer.flush()
+    bomb = b"".join(packer.compress(bytes(width + 1)) for _unused in range(height)) + packer.flush()
     peak = gateway.peak_memory_bytes
     started = time.monotonic()
     answer = gateway.upload(png(width, height, bomb))

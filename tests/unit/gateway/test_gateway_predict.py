@@ -28,8 +28,10 @@ def test_multipart_upload_is_answered_with_sorted_scores(gateway, stub):
     red, green = red_and_green(keras_pixels(image))
     expected = sorted([("red", red), ("green", green)], key=lambda pair: -pair[1])
     assert answer.json["success"] is True
-    assert [entry["label"] for entry in answer.json["predictions"]] == [label for label, _ in expected]
-    assert [entry["score"] for entry in answer.json["predictions"]] == pytest.approx([score for _, score in expected])
+    assert [entry["label"] for entry in answer.json["predictions"]] == [label for label, _unused in expected]
+    assert [entry["score"] for entry in answer.json["predictions"]] == pytest.approx(
+        [score for _unused, score in expected]
+    )
     assert answer.json["model"] == {"name": "pets", "version": "1"}
 
 

@@ -85,7 +85,7 @@ def test_build_and_process_are_described(gateway):
 
 
 def test_nothing_is_left_in_flight_by_a_caller_who_hangs_up(gateway):
-    for _ in range(3):
+    for _unused in range(3):
         with socket.create_connection(("127.0.0.1", gateway.port)) as caller:
             head = b"POST /model/predict/ HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 999\r\n\r\n"
             caller.sendall(head + IMAGE[:20])
@@ -96,11 +96,11 @@ def test_nothing_is_left_in_flight_by_a_caller_who_hangs_up(gateway):
 
 def test_workers_share_their_counts(stub, new_gateway):
     gateway = new_gateway(stub.address, workers=2)
-    for _ in range(10):
+    for _unused in range(10):
         assert gateway.upload(IMAGE).status == 200
     name = 'tf2x_gateway_requests_total{code="200",model="pets",route="/model/predict/"}'
     wait_until(lambda: samples(gateway).get(name) == 10)
-    for _ in range(5):
+    for _unused in range(5):
         assert samples(gateway)[name] == 10
 
 

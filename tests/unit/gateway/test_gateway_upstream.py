@@ -157,7 +157,7 @@ def test_one_version_behind_while_replicas_change(new_stub, new_gateway):
     stub = new_stub().start()
     gateway = new_gateway(stub.address)
     stub.answering_version = 2
-    for _ in range(3):
+    for _unused in range(3):
         assert gateway.upload(IMAGE).json["model"]["version"] == "2"
 
 
@@ -176,7 +176,7 @@ def test_unavailable_is_retried(gateway, stub, code):
 
 def test_unavailable_until_the_deadline(stub, new_gateway):
     gateway = new_gateway(stub.address, deadline_seconds=1)
-    stub.failures = [Failure(UNAVAILABLE, "queue is full") for _ in range(1000)]
+    stub.failures = [Failure(UNAVAILABLE, "queue is full") for _unused in range(1000)]
     answer, seconds = seconds_of(lambda: gateway.upload(IMAGE))
     assert answer.error == (503, "upstream_unavailable")
     assert "queue is full" in answer.message
@@ -188,7 +188,7 @@ def test_long_outage_is_not_waited_for(new_stub, new_gateway):
     """Callers must not pile up behind an upstream that has been away for longer than any of them would wait."""
     stub = new_stub()
     gateway = new_gateway(stub.address, deadline_seconds=2)
-    _, seconds = seconds_of(lambda: gateway.upload(IMAGE))
+    _unused, seconds = seconds_of(lambda: gateway.upload(IMAGE))
     assert seconds > 1
     time.sleep(0.3)
     answer, seconds = seconds_of(lambda: gateway.upload(IMAGE))
@@ -201,7 +201,7 @@ def test_long_outage_is_not_waited_for(new_stub, new_gateway):
 def test_first_address_is_preferred(new_stub, new_gateway):
     first, second = new_stub().start(), new_stub().start()
     gateway = new_gateway(first.address, second.address)
-    for _ in range(5):
+    for _unused in range(5):
         assert gateway.upload(IMAGE).status == 200
     assert (len(first.calls), len(second.calls)) == (5, 0)
 
@@ -211,7 +211,7 @@ def test_fallback_address_and_return(new_stub, new_gateway):
     gateway = new_gateway(first.address, second.address)
     assert gateway.upload(IMAGE).status == 200
     first.stop()
-    for _ in range(5):
+    for _unused in range(5):
         answer, seconds = seconds_of(lambda: gateway.upload(IMAGE))
         assert answer.status == 200
         assert seconds < 2.5
@@ -262,7 +262,7 @@ def test_restart_of_the_only_upstream_fails_no_request(new_stub, new_gateway):
             statuses.append(gateway.upload(IMAGE).status)
 
     with ThreadPoolExecutor(4) as callers:
-        for _ in range(4):
+        for _unused in range(4):
             callers.submit(keep_asking)
         wait_until(lambda: len(statuses) > 20)
         stub.stop()
@@ -308,9 +308,9 @@ def test_slow_upstream_does_not_hold_up_others(gateway, stub):
     assert gateway.upload(IMAGE).status == 200
     stub.delay = 3
     with ThreadPoolExecutor(4) as callers:
-        slow = [callers.submit(gateway.upload, IMAGE) for _ in range(4)]
+        slow = [callers.submit(gateway.upload, IMAGE) for _unused in range(4)]
         wait_until(lambda: len(stub.calls) == 5)
-        _, seconds = seconds_of(lambda: gateway.get("/healthz"))
+        _unused, seconds = seconds_of(lambda: gateway.get("/healthz"))
         assert seconds < 1
         stub.delay = 0
         assert gateway.upload(IMAGE).status == 200
@@ -324,7 +324,7 @@ def test_large_decodes_do_not_hold_up_the_event_loop(gateway):
     answer, alone = seconds_of(lambda: gateway.upload(large))
     assert answer.status == 200
     with ThreadPoolExecutor(4) as callers:
-        uploads = [callers.submit(gateway.upload, large) for _ in range(4)]
+        uploads = [callers.submit(gateway.upload, large) for _unused in range(4)]
         waits = []
         while not all(upload.done() for upload in uploads):
             waits.append(seconds_of(lambda: gateway.get("/healthz"))[1])

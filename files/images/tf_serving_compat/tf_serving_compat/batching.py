@@ -148,7 +148,7 @@ class BatchScheduler:
         while True:
             now = time.monotonic()
             wait: float | None = None
-            for _ in range(len(self._queues)):
+            for _unused in range(len(self._queues)):
                 queue = self._queues[0]
                 self._queues.rotate(-1)
                 if not queue.batches:

@@ -255,7 +255,7 @@ class Session:
     def _output(self, name: str) -> _Output:
         with self._outputs_lock:
             if name not in self._outputs:
-                operation_name, _, index = name.partition(":")
+                operation_name, _unused, index = name.partition(":")
                 operation = _library().TF_GraphOperationByName(self._graph, operation_name.encode())
                 number = int(index) if index.isdigit() else 0
                 if not operation or number >= _library().TF_OperationNumOutputs(operation):

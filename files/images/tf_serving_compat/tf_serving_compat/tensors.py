@@ -139,7 +139,7 @@ def to_proto(tensor: Tensor, as_content: bool = False) -> tensor_pb2.TensorProto
 def _decode_string_list(content: bytes, count: int) -> list[bytes]:
     lengths, position = [], 0
     try:
-        for _ in range(count):
+        for _unused in range(count):
             length = shift = 0
             while True:
                 byte = content[position]

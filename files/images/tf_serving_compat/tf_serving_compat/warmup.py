@@ -37,7 +37,7 @@ def run(servable: Servable, model_path: str, iterations: int = 1) -> None:
         for record in read_records(file):
             if count == MAX_RECORDS:
                 raise invalid_argument(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}")
-            for _ in range(iterations):
+            for _unused in range(iterations):
                 _replay(servable, record, file)
             count += 1
     except ServingError as error:
@@ -95,7 +95,7 @@ def _crc32c_table() -> list[int]:
     table = []
     for byte in range(256):
         crc = byte
-        for _ in range(8):
+        for _unused in range(8):
             crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
         table.append(crc)
     return table

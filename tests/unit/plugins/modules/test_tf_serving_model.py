@@ -219,6 +219,14 @@ def test_inspecting_tells_what_the_model_holds(run_module: Any, tmp_path: Path) 
     assert tree(tmp_path) == before
 
 
+def test_the_demo_model_is_publishable(publish: Any, store: Path) -> None:
+    """A model that TensorFlow has saved, as it lies in the collection."""
+    result = publish(Path(__file__).resolve().parents[4] / "files" / "models" / "pets", 1)
+
+    assert result["changed"] is True
+    assert (store / "pets" / "1" / WARMUP).stat().st_size > 0
+
+
 def test_the_digest_sees_names_and_bytes_but_not_the_warmup_requests(run_module: Any, saved_model: Path) -> None:
     def digest() -> str:
         return run_module(MODULE, state="inspected", source=str(saved_model))["digest"]

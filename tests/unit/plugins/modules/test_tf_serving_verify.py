@@ -174,6 +174,14 @@ def test_another_version_than_asked_is_noticed(verify: Any, model: Model, url: s
     assert "version 2 of pets answered, not version 1" in verify(url, version=1)["msg"]
 
 
+def test_the_state_of_another_version_does_not_count(verify: Any, model: Model, url: str) -> None:
+    other = model.answer("GET", STATUS, b"")
+    model.answers[f"{STATUS}/versions/2"] = (200, json.dumps(other[1]).encode())
+
+    message = verify(url, version=2)["msg"]
+    assert "version 2 in state AVAILABLE would be right, found version 1 AVAILABLE" in message
+
+
 def test_wrong_scores_are_noticed_and_the_tolerance_counts(verify: Any, model: Model, url: str) -> None:
     model.offset = 0.01
     result = verify(url)
@@ -394,6 +402,17 @@ def test_wrong_options(verify: Any, options: dict[str, Any], message: str) -> No
     assert message in verify(**options)["msg"]
 
 
+def test_proxies_of_the_environment_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, verify: Any, model: Model, url: str, gateway_url: str
+) -> None:
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "grpc_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+    with grpc_server(model) as address:
+        assert "failed" not in verify(url, grpc_addresses=[address], gateway_urls=[gateway_url])
+
+
 def test_two_endpoints_are_told_apart(verify: Any, url: str) -> None:
     old = Model(offset=0.3)
     with ExitStack() as stack:
@@ -401,3 +420,4 @@ def test_two_endpoints_are_told_apart(verify: Any, url: str) -> None:
         result = verify(url, other)
     failed = [check["name"] for check in result["checks"] if not check["ok"]]
     assert failed == [f"golden case-0 {other}"]
+    assert "1 of 7 checks failed" in result["msg"]

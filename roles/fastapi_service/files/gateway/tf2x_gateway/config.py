@@ -117,7 +117,7 @@ def load_config(path: Path) -> GatewayConfig:
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
+    keys = [key for key, _unused in pairs]
     for key in keys:
         if keys.count(key) > 1:
             raise ValueError(f"the key {key!r} stands twice in one object")

@@ -68,7 +68,7 @@ def decode(image: bytes, pixel_format: PixelFormat) -> np.ndarray:
     except MemoryError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        found = str(error).split(" exceeds")[0]
+        found = str(error).split(" exceeds", maxsplit=1)[0]
         raise GatewayError(
             413, "image_too_large", f"{found} is more than the {Image.MAX_IMAGE_PIXELS} pixels allowed"
         ) from error

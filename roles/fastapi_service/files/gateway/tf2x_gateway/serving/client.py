@@ -87,7 +87,7 @@ class ServingClient:
 
     async def close(self) -> None:
         """Close the channels; calls under way are cancelled."""
-        await asyncio.gather(*(channel.close() for _, channel in self._channels))
+        await asyncio.gather(*(channel.close() for _unused, channel in self._channels))
 
     async def _call(
         self, path: str, request: bytes, decode: Callable[[memoryview], Message], deadline: float
