@@ -12,6 +12,12 @@ TF2X_IMAGE_SOURCE=$(lab/lab.sh image-source)
 export TF2X_IMAGE_SOURCE
 echo "images: $TF2X_IMAGE_SOURCE"
 
+if [ "$TF2X_IMAGE_SOURCE" = build ]; then
+  # site.yml would do it as well, but silently.
+  step "Images"
+  python3 files/images/build.py tf_serving_compat haproxy prometheus node_exporter >build/lab/images.json
+fi
+
 step "Lab host tf2x-demo"
 ports=()
 for port in 9000 9001 9002 9003 9500 9501; do ports+=("127.0.0.1:$port:$port"); done
