@@ -36,6 +36,9 @@ start_engine() {
   local link mtu
   link=$(ip route show default | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -n 1)
   mtu=$(cat "/sys/class/net/${link:-lo}/mtu")
+  # After a machine stopped short, the file may name a process that is something else by now.
+  local old=/var/run/docker.pid
+  if [ -f "$old" ] && [ "$(cat "/proc/$(cat "$old")/comm" 2>/dev/null)" != dockerd ]; then rm -f "$old"; fi
   say "starting dockerd"
   setsid dockerd --mtu "$((mtu > 1500 ? 1500 : mtu))" >"$state/dockerd.log" 2>&1 </dev/null &
   echo $! >"$state/dockerd.pid"
