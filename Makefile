@@ -20,8 +20,6 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # pip's hash-checked installs are slow to find out that there is nothing to do; a stamp a lock file is quick.
-build/stamps/%: ; @mkdir -p $(@D) && touch $@
-
 build/stamps/controller: $(CONTROLLER_LOCKS)
 	@echo "setup: controller environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
