@@ -10,11 +10,11 @@ export ANSIBLE_FORCE_COLOR ?= 0
 export PYTHONDONTWRITEBYTECODE := 1
 
 CONTROLLER_LOCKS := requirements/controller.txt
-TEST_LOCKS := requirements/test.txt requirements/dev.txt roles/miniconda_prod_env/files/requirements.txt
+TEST_LOCKS := requirements/test.txt requirements/dev.txt $(addprefix roles/miniconda_prod_env/files/,requirements.txt requirements-otlp.txt)
 TF_LOCKS := files/images/tf_serving_compat/requirements.txt roles/miniconda_prod_env/files/requirements.txt requirements/test.txt
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
-.PHONY: help setup demo demo-down test lint unit tensorflow sanity molecule clean
+.PHONY: help setup demo demo-down test lint unit browser tensorflow sanity molecule bench fuzz soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,7 +49,7 @@ demo: setup ## from nothing to a prediction through the whole stack, on this mac
 demo-down: ## remove the demo, its images and the engine if the demo started it
 	@lab/lab.sh clean
 
-test: lint unit tensorflow sanity molecule ## everything
+test: lint unit browser tensorflow sanity molecule ## everything
 	@$(PYTHON) tools/test_summary.py
 
 lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff
@@ -62,6 +62,12 @@ lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff
 unit: build/stamps/test $(COLLECTION) ## modules, gateway and contracts, without Docker
 	mkdir -p build/reports
 	pytest --junit-xml=build/reports/unit.xml tests/unit
+	pytest --junit-xml=build/reports/load.xml tests/fuzz tests/soak
+
+browser: build/stamps/test $(COLLECTION) ## the gateway's pages in Chromium
+	mkdir -p build/reports
+	tools/chromium.sh
+	pytest --junit-xml=build/reports/browser.xml tests/browser
 
 tensorflow: build/stamps/tensorflow ## what needs TensorFlow: the image, the model, the pixels
 	mkdir -p build/reports
@@ -73,6 +79,9 @@ sanity: build/stamps/test ## ansible-test sanity on a copy of the committed file
 molecule: build/stamps/test $(COLLECTION) ## every scenario on lab hosts
 	lab/lab.sh engine
 	tools/molecule.sh $(SCENARIOS)
+
+bench: build/stamps/test build/stamps/tensorflow ## the gateway against the reference way and the floor: build/bench-gateway.txt
+	$(VENV)/bin/python benchmarks/gateway.py --tf-python $(TF_VENV)/bin/python --plot docs/images/bench-gateway.svg
 
 clean: demo-down ## also the environments and everything that was built
 	rm -rf build $(VENV) $(TF_VENV) .cache .ansible

@@ -119,21 +119,24 @@ class Rest:
             raise ServingError(f"a prediction with {error}: {_short(body)}") from error
 
     def _call(self, path: str, data: bytes | None = None, content_type: str = "") -> tuple[int, Any]:
-        return _json_call(f"{self._url}{path}", self._timeout, data, content_type)
+        return _json_call(f"{self._url}{path}", self._timeout, data, {"Content-Type": content_type} if data else {})
 
 
 class Gateway:
-    """The gateway's HTTP interface. `url`: its base; `timeout`: seconds a call may take."""
+    """The gateway's HTTP interface. `url`: its base; `timeout`: seconds a call may take; `api_key`: if it wants one."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, *, api_key: str | None = None, validate_certs: bool = True) -> None:
         self._url = url.rstrip("/")
         self._timeout = timeout
+        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._validate_certs = validate_certs
 
     def predict(self, model: str, image: Path) -> tuple[str, dict[str, float]]:
         """Upload an image; return the version that answered (empty when it is not told) and the scores by label."""
         content_type, data = _upload(image)
         url = f"{self._url}/models/{quote(model, safe='')}/predict"
-        code, body = _json_call(url, self._timeout, data, content_type)
+        headers = {**self._headers, "Content-Type": content_type}
+        code, body = _json_call(url, self._timeout, data, headers, validate_certs=self._validate_certs)
         if code in (502, 503, 504):
             raise NotReady(f"HTTP {code}: {_gateway_error(body)}")
         if code != 200:
@@ -176,9 +179,11 @@ class Grpc:
         self._channel.close()
 
 
-def _json_call(url: str, timeout: float, data: bytes | None, content_type: str) -> tuple[int, Any]:
+def _json_call(
+    url: str, timeout: float, data: bytes | None, headers: dict[str, str], *, validate_certs: bool = True
+) -> tuple[int, Any]:
     """Return HTTP status and JSON body; NaN and Infinity are taken, as TF Serving may answer them."""
-    code, body = _call(url, timeout, data, content_type)
+    code, body = _call(url, timeout, data, headers, validate_certs)
     try:
         return code, json.loads(body)
     except ValueError:
@@ -186,14 +191,17 @@ def _json_call(url: str, timeout: float, data: bytes | None, content_type: str) 
         raise kind(f"HTTP {code} with a body that is not JSON: {_short(body.decode(errors='replace'))}") from None
 
 
-def _call(url: str, timeout: float, data: bytes | None, content_type: str) -> tuple[int, bytes]:
+def _call(
+    url: str, timeout: float, data: bytes | None, headers: dict[str, str], validate_certs: bool
+) -> tuple[int, bytes]:
     deadline = time.monotonic() + timeout
     try:
         try:
             response = open_url(
                 url,
                 data=data,
-                headers={"Content-Type": content_type} if content_type else None,
+                headers=headers,
+                validate_certs=validate_certs,
                 method="GET" if data is None else "POST",
                 timeout=timeout,
                 # These are the service's own addresses; a proxy of the environment is for the world outside.

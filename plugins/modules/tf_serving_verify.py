@@ -67,6 +67,15 @@ options:
     type: list
     elements: str
     default: []
+  gateway_api_key:
+    description:
+      - API key for O(gateway_urls), where the gateways ask for one.
+    type: str
+  gateway_validate_certs:
+    description:
+      - Whether the certificates of O(gateway_urls) must be valid for the names in these URLs.
+    type: bool
+    default: true
   timeout:
     description:
       - Seconds that one call may take.
@@ -186,6 +195,8 @@ class _Verification:
         self._timeout: float = params["timeout"]
         self._deadline = time.monotonic() + params["wait"]
         tolerance = params["tolerance"]
+        self._gateway_api_key: str | None = params["gateway_api_key"]
+        self._gateway_validate_certs: bool = params["gateway_validate_certs"]
         self._tolerance: float = golden.tolerance if golden and tolerance is None else tolerance or 0.0
         self.checks: list[dict[str, Any]] = []
         self.versions: dict[str, dict[str, str]] = {}
@@ -211,7 +222,9 @@ class _Verification:
             client.close()
 
     def gateway(self, url: str) -> None:
-        client = _tf_serving.Gateway(url, self._timeout)
+        client = _tf_serving.Gateway(
+            url, self._timeout, api_key=self._gateway_api_key, validate_certs=self._gateway_validate_certs
+        )
         for case in self._cases():
             if case.image is None:
                 continue
@@ -349,6 +362,8 @@ def main() -> None:
             "golden": {"type": "path"},
             "grpc_addresses": {"type": "list", "elements": "str", "default": []},
             "gateway_urls": {"type": "list", "elements": "str", "default": []},
+            "gateway_api_key": {"type": "str", "no_log": True},
+            "gateway_validate_certs": {"type": "bool", "default": True},
             "timeout": {"type": "float", "default": 10},
             "wait": {"type": "float", "default": 0},
             "tolerance": {"type": "float"},

@@ -35,8 +35,12 @@ def encoded(image: Image.Image, image_format: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def keras_pixels(file: bytes, height: int, width: int) -> np.ndarray:
-    image = keras.utils.load_img(io.BytesIO(file), target_size=(height, width), interpolation="nearest")
+def keras_pixels(
+    file: bytes, height: int, width: int, interpolation: str = "nearest", color_mode: str = "rgb"
+) -> np.ndarray:
+    image = keras.utils.load_img(
+        io.BytesIO(file), target_size=(height, width), interpolation=interpolation, color_mode=color_mode
+    )
     return keras.utils.img_to_array(image)
 
 
@@ -82,6 +86,28 @@ def test_same_pixels_as_keras(image_format, mode, options, size):
     for height, width in TARGETS:
         found = decode(file, PixelFormat(height, width, 1 / 255, FLOAT))
         assert_same_bits(found, keras_pixels(file, height, width) / 255.0)
+
+
+@pytest.mark.parametrize("resize", ["bilinear", "bicubic", "lanczos", "box", "hamming"])
+@pytest.mark.parametrize(("image_format", "mode", "options"), FILES)
+def test_same_pixels_as_keras_with_other_filters(image_format, mode, options, resize):
+    for size in SIZES[1:4]:
+        file = encoded(random_image(mode, size), image_format, **options)
+        found = decode(file, PixelFormat(48, 64, 1 / 255, FLOAT, resize=resize))
+        assert_same_bits(found, keras_pixels(file, 48, 64, resize) / 255.0)
+
+
+# Keras leaves 16 bits as they are if the image is to be grey, and makes 8 of them if it is to be RGB.
+EIGHT_BIT_FILES = [file for file in FILES if file[1] != "I;16"]
+
+
+@pytest.mark.parametrize("resize", ["nearest", "bilinear"])
+@pytest.mark.parametrize(("image_format", "mode", "options"), EIGHT_BIT_FILES)
+def test_same_grey_pixels_as_keras(image_format, mode, options, resize):
+    for size in SIZES[1:4]:
+        file = encoded(random_image(mode, size), image_format, **options)
+        found = decode(file, PixelFormat(48, 64, 1 / 255, FLOAT, channels=1, resize=resize))
+        assert_same_bits(found, keras_pixels(file, 48, 64, resize, "grayscale") / 255.0)
 
 
 @pytest.mark.parametrize("image_format", ["GIF", "PNG", "WEBP"])

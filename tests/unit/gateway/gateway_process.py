@@ -6,8 +6,10 @@ import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -79,22 +81,35 @@ def multipart(*fields: tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:
     return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
 
-class Gateway:
-    """A gateway process, from its start to `stop`."""
+# As systemd does: the socket is file descriptor 3, and the variables are for this process id only.
+_ACTIVATE = 'export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@" 3<&0 </dev/null'
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.port = config["port"]
+
+class Gateway:
+    """A gateway process, from its start to `stop`.
+
+    It is handed `listener` as systemd hands over a socket. Clients use `tls`, or plain HTTP without it.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], listener: socket.socket | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.port = config["port"] if listener is None else listener.getsockname()[1]
+        self._tls = tls
         self._directory = tempfile.TemporaryDirectory()
         path = Path(self._directory.name, "config.json")
         path.write_text(json.dumps(config))
         self._log = Path(self._directory.name, "log")
+        command = [sys.executable, "-m", "tf2x_gateway", "--config", str(path)]
+        if listener is not None:
+            command = ["sh", "-c", _ACTIVATE, "sh", *command]
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tf2x_gateway", "--config", str(path)],
-                stderr=log,
-                env=command_environment(),
-            )
-        wait_until(self._lives, 20)
+            self.process = subprocess.Popen(command, stdin=listener, stderr=log, env=command_environment())
+        try:
+            wait_until(self._lives, 20)
+        except BaseException:
+            self.stop()
+            raise
 
     def _lives(self) -> bool:
         assert self.process.poll() is None, self.log
@@ -108,9 +123,34 @@ class Gateway:
         return self._log.read_text()
 
     @property
+    def access_lines(self) -> list[dict[str, Any]]:
+        """The access log so far."""
+        return [json.loads(line) for line in self.log.splitlines(keepends=True) if re.match(r"\{.*\n", line)]
+
+    def access_line(self, request_id: str | None) -> dict[str, Any]:
+        """The one line about a request, which is written once its answer is out."""
+
+        def found() -> list[dict[str, Any]]:
+            return [line for line in self.access_lines if line["request_id"] == request_id]
+
+        wait_until(lambda: bool(found()))
+        (line,) = found()
+        return line
+
+    @property
     def peak_memory_bytes(self) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+    def connection(self, seconds: float = 30) -> http.client.HTTPConnection:
+        """A connection that is kept open from one request to the next."""
+        if self._tls is not None:
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=seconds, context=self._tls)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
+
+    def raw_connection(self, seconds: float = 10) -> socket.socket:
+        """A connection for what no HTTP client would send."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=seconds)
 
     def request(
         self,
@@ -121,7 +161,7 @@ class Gateway:
         seconds: float = 30,
     ) -> Answer:
         """An iterable body is sent in chunks, so without a length."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
+        connection = self.connection(seconds)
         try:
             chunked = body is not None and not isinstance(body, bytes)
             connection.request(method, path, body, headers or {}, encode_chunked=chunked)
@@ -130,12 +170,25 @@ class Gateway:
         finally:
             connection.close()
 
-    def get(self, path: str) -> Answer:
-        return self.request("GET", path)
+    def get(self, path: str, **headers: str) -> Answer:
+        """Underscores in the headers' names stand for dashes."""
+        return self.request("GET", path, None, _dashed(headers))
 
-    def upload(self, image: bytes, path: str = "/model/predict/", field: str = "file") -> Answer:
-        body, headers = multipart((field, image))
+    def upload(self, image: bytes, path: str = "/model/predict/", field: str = "file", **headers: str) -> Answer:
+        body, form_headers = multipart((field, image))
+        return self.request("POST", path, body, {**form_headers, **_dashed(headers)})
+
+    def upload_batch(self, images: Iterable[bytes], path: str = "/model/predict/batch/") -> Answer:
+        body, headers = multipart(*(("files", image) for image in images))
         return self.request("POST", path, body, headers)
+
+    def samples(self) -> dict[str, float]:
+        """The metrics now, by name and labels."""
+        answer = self.get("/metrics")
+        assert answer.status == 200
+        assert answer.headers.get_content_type() == "text/plain"
+        lines = (line.rsplit(" ", 1) for line in answer.body.decode().splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, value in lines}
 
     def send(self, image: bytes, content_type: str = "image/png", path: str = "/model/predict/") -> Answer:
         return self.request("POST", path, image, {"Content-Type": content_type})
@@ -153,10 +206,53 @@ class Gateway:
             self._directory.cleanup()
 
 
+def _dashed(headers: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def refused_start(config: dict[str, Any]) -> tuple[int, str]:
+    """Start a gateway that ends by itself; return its exit status and its log."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "config.json")
+        path.write_text(json.dumps(config))
+        result = subprocess.run(
+            [sys.executable, "-m", "tf2x_gateway", "--config", str(path)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=command_environment(),
+            check=False,
+            timeout=30,
+        )
+    return result.returncode, result.stderr
+
+
+def received(connection: socket.socket) -> Answer:
+    """Return the next answer on a connection."""
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return Answer(response.status, response.headers, response.read())
+
+
+def until_closed(connection: socket.socket) -> bytes:
+    """Return all that comes until the gateway closes the connection."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
 def encode_image(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
+
+
+def plain(red: int, green: int) -> bytes:
+    """An image file of the stub's size in one colour: the scores tell which it was."""
+    return encode_image(Image.new("RGB", (8, 6), (red, green, 0)))
+
+
+def scores(result: dict[str, Any]) -> dict[str, float]:
+    """The scores of an answer, or of a batch's result, by label."""
+    assert result["success"] is True, result
+    return {entry["label"]: entry["score"] for entry in result["predictions"]}
 
 
 def noise(mode: str = "RGB", size: tuple[int, int] = (8, 6)) -> Image.Image:

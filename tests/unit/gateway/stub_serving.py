@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,10 @@ from typing import Callable
 
 import grpc
 import numpy as np
+from PIL import Image
 from stub_protobuf import float_tensor, message, parse, shape
 
-DT_FLOAT, DT_UINT8 = 1, 4
+DT_FLOAT, DT_UINT8, DT_STRING, DT_BOOL = 1, 4, 7, 10
 NUMPY_TYPES = {DT_FLOAT: "<f4", 2: "<f8", 3: "<i4", DT_UINT8: "u1", 9: "<i8", 19: "<f2"}
 STATES = {"START": 10, "LOADING": 20, "AVAILABLE": 30, "UNLOADING": 40, "END": 50}
 
@@ -26,15 +28,35 @@ class Failure(Exception):
         self.details = details
 
 
-def red_and_green(pixels: np.ndarray) -> list[float]:
-    """The stub's classifier: the mean red and the mean green of the image."""
-    means = pixels[0].astype(np.float64).mean(axis=(0, 1))
-    return [float(means[0]), float(means[1])]
+def red_and_green(pixels: np.ndarray) -> np.ndarray:
+    """The stub's classifier: for every image the mean of its first and of its second channel; a grey one has just one.
+
+    `pixels` has the shape (images, height, width, channels), the result (images, 2).
+    """
+    means = pixels.astype(np.float64).mean(axis=(1, 2))
+    return means[:, [0, min(1, means.shape[1] - 1)]]
+
+
+def answer_pixels(pixels: np.ndarray) -> bytes:
+    scores = red_and_green(pixels)
+    return float_tensor(scores.shape, scores.ravel().tolist())
+
+
+def answer_files(files: np.ndarray) -> bytes:
+    """A model that decodes image files by itself, of any sizes: the same scores of 8 bit pixels."""
+    scores = []
+    for file in files.ravel():
+        try:
+            pixels = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+        except OSError:
+            raise Failure(grpc.StatusCode.INVALID_ARGUMENT, "Unknown image file format") from None
+        scores += red_and_green(pixels[np.newaxis])[0].tolist()
+    return float_tensor((len(scores) // 2, 2), scores)
 
 
 @dataclass
 class Model:
-    """What the stub serves; the answer to Predict is the encoded TensorProto that `answer` makes of the pixels."""
+    """A model that the stub serves; `answer` makes an encoded TensorProto of the input that Predict was sent."""
 
     name: str = "pets"
     version: int = 1
@@ -43,7 +65,7 @@ class Model:
     signature_name: str = "serving_default"
     inputs: dict = field(default_factory=lambda: {"image": (DT_FLOAT, (-1, 6, 8, 3))})
     outputs: dict = field(default_factory=lambda: {"scores": (DT_FLOAT, (-1, 2))})
-    answer: Callable[[np.ndarray], bytes] = lambda pixels: float_tensor((1, 2), red_and_green(pixels))
+    answer: Callable[[np.ndarray], bytes] = answer_pixels
 
 
 @dataclass
@@ -58,10 +80,16 @@ class PredictCall:
     dtype: int
     shape: tuple[int, ...]
     content: bytes
+    strings: list[bytes]
     seconds_left: float
+    metadata: dict[str, str]
+    peer: str
 
     @property
     def pixels(self) -> np.ndarray:
+        """The tensor's values; strings as objects."""
+        if self.dtype == DT_STRING:
+            return np.array(self.strings, dtype=object).reshape(self.shape)
         return np.frombuffer(self.content, NUMPY_TYPES[self.dtype]).reshape(self.shape)
 
 
@@ -76,22 +104,25 @@ class StubServing:
     def reset(self) -> None:
         """Be a healthy server of one model again, with nothing remembered."""
         self.model = Model()
+        self.more_models: list[Model] = []
         self.calls: list[PredictCall] = []
         self.failures: list[Failure] = []
         self.delay = 0.0
         self.raw_reply: bytes | None = None
         self.answering_version: int | None = None
+        self.reloads: list[bytes] = []
         self.released = threading.Event()
 
     def start(self) -> StubServing:
         self._server = grpc.server(
-            ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
+            ThreadPoolExecutor(32), options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
         )
         prediction = "/tensorflow.serving.PredictionService/"
         methods = {
             prediction + "Predict": self._predict,
             prediction + "GetModelMetadata": self._metadata,
             "/tensorflow.serving.ModelService/GetModelStatus": self._status,
+            "/tensorflow.serving.ModelService/HandleReloadConfigRequest": self._reload,
         }
         self._server.add_generic_rpc_handlers([_Methods(methods)])
         self._server.add_insecure_port(self.address)
@@ -109,7 +140,7 @@ class StubServing:
         spec = parse(fields[1][0])
         entry = parse(fields[2][0])
         proto = parse(entry[2][0])
-        dims = tuple(parse(dim)[1][0] for dim in parse(proto[2][0])[2])
+        dims = tuple(parse(dim)[1][0] for dim in parse(proto[2][0]).get(2, []))
         call = PredictCall(
             name=spec[1][0].decode(),
             signature_name=spec.get(3, [b""])[0].decode(),
@@ -118,8 +149,11 @@ class StubServing:
             input_name=entry[1][0].decode(),
             dtype=proto[1][0],
             shape=dims,
-            content=proto[4][0],
+            content=proto.get(4, [b""])[0],
+            strings=proto.get(8, []),
             seconds_left=context.time_remaining(),
+            metadata=dict(context.invocation_metadata()),
+            peer=context.peer(),
         )
         self.calls.append(call)
         if self.failures:
@@ -128,18 +162,16 @@ class StubServing:
             self.released.wait(self.delay)
         if self.raw_reply is not None:
             return self.raw_reply
-        model = self.model
-        self._require(spec)
+        model = self._require(spec)
         wanted = model.inputs.get(call.input_name)
-        if wanted is None or wanted[0] != call.dtype or wanted[1][1:] != call.shape[1:]:
+        if wanted is None or wanted[0] != call.dtype or not _fits(call.shape, wanted[1]):
             raise Failure(grpc.StatusCode.INVALID_ARGUMENT, f"wanted {model.inputs}, got {call.input_name} {dims}")
         output = message((1, call.output_filter[0]), (2, model.answer(call.pixels)))
         version = self.answering_version or model.version
         return message((1, output), (2, message((1, model.name), (2, message((1, version))))))
 
     def _metadata(self, request: bytes, _context: grpc.ServicerContext) -> bytes:
-        self._require(parse(parse(request)[1][0]))
-        model = self.model
+        model = self._require(parse(parse(request)[1][0]))
         signature = b""
         for number, tensors in ((1, model.inputs), (2, model.outputs)):
             for name, (dtype, dims) in tensors.items():
@@ -151,16 +183,31 @@ class StubServing:
         return message((1, spec), (2, message((1, "signature_def"), (2, packed))))
 
     def _status(self, request: bytes, _context: grpc.ServicerContext) -> bytes:
-        model = self.model
-        if parse(parse(request)[1][0])[1][0].decode() != model.name:
+        model = self._find(parse(parse(request)[1][0]))
+        if model is None:
             raise Failure(grpc.StatusCode.NOT_FOUND, "Could not find any versions of model")
         status = message((1, model.version), (2, STATES[model.state]), (3, message((2, model.load_error))))
         return message((1, status))
 
-    def _require(self, spec: dict[int, list]) -> None:
+    def _reload(self, request: bytes, _context: grpc.ServicerContext) -> bytes:
+        self.reloads.append(request)
+        if self.failures:
+            raise self.failures.pop(0)
+        return self.raw_reply or message((1, message((1, 0))))
+
+    def _find(self, spec: dict[int, list]) -> Model | None:
         name = spec[1][0].decode()
-        if name != self.model.name or self.model.state != "AVAILABLE":
-            raise Failure(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({name})")
+        return next((model for model in (self.model, *self.more_models) if model.name == name), None)
+
+    def _require(self, spec: dict[int, list]) -> Model:
+        model = self._find(spec)
+        if model is None or model.state != "AVAILABLE":
+            raise Failure(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({spec[1][0].decode()})")
+        return model
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(shape) == len(wanted) and all(size in (-1, found) for found, size in zip(shape, wanted))
 
 
 class _Methods(grpc.GenericRpcHandler):

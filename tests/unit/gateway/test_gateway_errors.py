@@ -84,7 +84,7 @@ def test_form_with_two_files(gateway):
     body, headers = multipart(("file", IMAGE), ("file", IMAGE))
     answer = gateway.request("POST", "/model/predict/", body, headers)
     assert answer.error == (400, "bad_request")
-    assert "twice" in answer.message
+    assert "more than 1 'file'" in answer.message
 
 
 def test_form_of_very_many_fields(gateway):

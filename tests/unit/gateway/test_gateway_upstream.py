@@ -6,12 +6,14 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import pytest
-from gateway_process import encode_image, free_port, noise
+from gateway_process import encode_image, free_port, gateway_config, noise, refused_start
 from stub_protobuf import float_tensor
-from stub_serving import Failure, wait_until
+from stub_serving import DT_BOOL, DT_FLOAT, DT_STRING, DT_UINT8, Failure, Model, wait_until
 
 IMAGE = encode_image(noise())
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -92,32 +94,104 @@ def test_every_declared_model_must_be_ready(stub, new_gateway):
 # ---- models that do not fit their declaration
 
 
-@pytest.mark.parametrize(
-    ("declaration", "change", "words"),
-    [
-        ({"labels": ["a", "b", "c"]}, {}, ["2 scores", "3 labels", "a, b, c"]),
-        ({"signature_name": "x"}, {}, ["no signature 'x'", "'serving_default'"]),
-        ({"input_name": "x"}, {}, ["input_name is 'x'", "'image'"]),
-        ({"output_name": "x"}, {}, ["output_name is 'x'", "'scores'"]),
-        ({}, {"inputs": {"a": (1, (-1, 6, 8, 3)), "b": (1, (-1, 6, 8, 3))}}, ["2 inputs: 'a', 'b'", "input_name"]),
-        ({}, {"outputs": {"a": (1, (-1, 2)), "b": (1, (-1, 2))}}, ["2 outputs: 'a', 'b'", "output_name"]),
-        ({}, {"inputs": {"image": (7, (-1,))}}, ["DT_STRING", "DT_FLOAT"]),
-        ({}, {"inputs": {"image": (1, (-1, -1, -1, 3))}}, ["[-1, -1, -1, 3]", "fixed height and width"]),
-        ({}, {"inputs": {"image": (1, (-1, 6, 8, 1))}}, ["[-1, 6, 8, 1]"]),
-        ({}, {"inputs": {"image": (1, (-1, 30))}}, ["[-1, 30]"]),
-    ],
-)
-def test_model_that_does_not_fit_is_not_ready(stub, new_gateway, declaration, change, words):
-    for name, value in change.items():
-        setattr(stub.model, name, value)
-    gateway = new_gateway(stub.address, model=declaration)
-    answer, prediction = gateway.get("/readyz"), gateway.upload(IMAGE)
-    assert answer.error == (503, "not_ready")
-    assert prediction.error == (500, "model_contract")
-    for word in words:
-        assert word in answer.message
-        assert word in prediction.message
-    assert stub.calls == []
+@dataclass
+class Contradiction:
+    """A declaration, a served model that it does not fit, and what a message about them has to name."""
+
+    words: list[str]
+    declared: dict[str, Any] = field(default_factory=dict)
+    served: dict[str, Any] = field(default_factory=dict)
+
+
+def image_input(dtype: int, *shape: int) -> dict[str, Any]:
+    return {"inputs": {"image": (dtype, shape)}}
+
+
+CONTRADICTIONS = {
+    "labels": Contradiction(["2 scores", "3 labels are declared: a, b, c"], {"labels": ["a", "b", "c"]}),
+    "signature": Contradiction(["no signature 'x'", "'serving_default'"], {"signature_name": "x"}),
+    "input": Contradiction(["input_name is 'x'", "'image'"], {"input_name": "x"}),
+    "output": Contradiction(["output_name is 'x'", "'scores'"], {"output_name": "x"}),
+    "inputs": Contradiction(
+        ["2 inputs: 'a', 'b'", "input_name"],
+        served={"inputs": {"a": (DT_FLOAT, (-1, 6, 8, 3)), "b": (DT_FLOAT, (-1, 6, 8, 3))}},
+    ),
+    "outputs": Contradiction(
+        ["2 outputs: 'a', 'b'", "output_name"],
+        served={"outputs": {"a": (DT_FLOAT, (-1, 2)), "b": (DT_FLOAT, (-1, 2))}},
+    ),
+    "no-pixels": Contradiction(["DT_BOOL", "DT_FLOAT", "DT_STRING"], served=image_input(DT_BOOL, -1, 6, 8, 3)),
+    "rank": Contradiction(["[-1, 30]", "[-1, height, width, 3 or 1]"], served=image_input(DT_FLOAT, -1, 30)),
+    "channels": Contradiction(["[-1, 6, 8, 4]", "3 or 1"], served=image_input(DT_FLOAT, -1, 6, 8, 4)),
+    "fixed-batch": Contradiction(["[4, 6, 8, 3]", "[-1, height"], served=image_input(DT_FLOAT, 4, 6, 8, 3)),
+    "open-size": Contradiction(["[-1, -1, -1, 3]", "declare height"], served=image_input(DT_FLOAT, -1, -1, -1, 3)),
+    "height": Contradiction(["[-1, 6, 8, 3]", "height is declared as 7"], {"height": 7, "width": 8}),
+    "width": Contradiction(["[-1, 6, 8, 3]", "width is declared as 9"], {"height": 6, "width": 9}),
+    "integer-scale": Contradiction(
+        ["DT_UINT8", "scale is declared as 0.5"], {"scale": 0.5}, image_input(DT_UINT8, -1, 6, 8, 3)
+    ),
+    "file-scale": Contradiction(["DT_STRING", "scale is declared as 0.5"], {"scale": 0.5}, image_input(DT_STRING, -1)),
+    "file-height": Contradiction(
+        ["DT_STRING", "height is declared as 6"], {"height": 6, "width": 8}, image_input(DT_STRING)
+    ),
+    "file-shape": Contradiction(["[-1, 1]", "[-1] or []"], served=image_input(DT_STRING, -1, 1)),
+}
+
+
+def serve_contradictions(stub) -> dict[str, Any]:
+    """Let the stub serve a model for every contradiction, and return their declarations."""
+    stub.more_models = [Model(name, **found.served) for name, found in CONTRADICTIONS.items()]
+    return {name: {"labels": ["red", "green"], **found.declared} for name, found in CONTRADICTIONS.items()}
+
+
+def assert_named(message: str, name: str) -> None:
+    for word in (f"model '{name}' version 1", *CONTRADICTIONS[name].words):
+        assert word in message
+
+
+def test_contradicted_declarations_are_refused_at_the_start(stub):
+    declarations = serve_contradictions(stub)
+    pets = {"pets": {"labels": ["red", "green"]}}
+    status, log = refused_start(gateway_config(stub.address, models={**pets, **declarations}))
+    assert status == 3
+    (line,) = (line for line in log.splitlines() if "DeclarationError: " in line)
+    messages = line.split("; model ")
+    assert len(messages) == len(CONTRADICTIONS)
+    for message, name in zip(messages, CONTRADICTIONS):
+        assert_named(f"model {message.split('DeclarationError: model ')[-1]}", name)
+    assert "'pets'" not in line
+
+
+def test_start_is_refused_with_several_workers_too(stub):
+    status, log = refused_start(gateway_config(stub.address, workers=2, model={"labels": ["a", "b", "c"]}))
+    assert status == 3
+    assert "3 labels are declared" in log
+
+
+def test_contradicted_declarations_found_later(new_stub, new_gateway):
+    """Once it serves, a gateway stays, and answers for the models that fit."""
+    stub = new_stub()
+    declarations = serve_contradictions(stub)
+    gateway = new_gateway(stub.address, models={"pets": {"labels": ["red", "green"]}, **declarations})
+    stub.start()
+    wait_until(lambda: gateway.upload(IMAGE).status == 200)
+    not_ready = gateway.get("/readyz")
+    assert not_ready.error == (503, "not_ready")
+    assert "'pets'" not in not_ready.message
+    messages = dict(zip(CONTRADICTIONS, not_ready.message.split("; model ")))
+    asked = len(stub.calls)
+    for name in CONTRADICTIONS:
+        answer = gateway.upload(IMAGE, f"/models/{name}/predict")
+        assert answer.error == (500, "model_contract")
+        assert_named(answer.message, name)
+        assert messages[name].removeprefix("model ") == answer.message.removeprefix("model ")
+    assert len(stub.calls) == asked
+
+
+def test_start_does_not_wait_long_for_a_silent_upstream(silent_address, new_gateway):
+    gateway, seconds = seconds_of(lambda: new_gateway(silent_address, deadline_seconds=30))
+    assert seconds < 10
+    assert gateway.get("/healthz").status == 200
 
 
 # ---- other versions
@@ -186,8 +260,9 @@ def test_unavailable_until_the_deadline(stub, new_gateway):
 
 def test_long_outage_is_not_waited_for(new_stub, new_gateway):
     """Callers must not pile up behind an upstream that has been away for longer than any of them would wait."""
-    stub = new_stub()
+    stub = new_stub().start()
     gateway = new_gateway(stub.address, deadline_seconds=2)
+    stub.stop()
     _unused, seconds = seconds_of(lambda: gateway.upload(IMAGE))
     assert seconds > 1
     time.sleep(0.3)
@@ -318,8 +393,9 @@ def test_slow_upstream_does_not_hold_up_others(gateway, stub):
         assert [call.result().status for call in slow] == [200] * 4
 
 
-def test_large_decodes_do_not_hold_up_the_event_loop(gateway):
+def test_large_decodes_do_not_hold_up_the_event_loop(stub, new_gateway):
     """While images of half a second each are decoded, health is answered in between."""
+    gateway = new_gateway(stub.address, deadline_seconds=30)
     large = encode_image(noise(size=(64, 48)).resize((6000, 8000)), "JPEG", quality=95, progressive=True)
     answer, alone = seconds_of(lambda: gateway.upload(large))
     assert answer.status == 200

@@ -119,10 +119,16 @@ class Gateway:
     version: Any = "1"
     status: int = 200
     body: Any = None
+    api_key: str | None = None
     delays: dict[str, float] = field(default_factory=dict)
     answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     drip: float = 0.0
     seen: list[str] = field(default_factory=list)
+
+    def refusal(self, authorization: str) -> tuple[int, Any] | None:
+        if self.api_key is None or authorization == f"Bearer {self.api_key}":
+            return None
+        return 401, {"success": False, "error": {"code": "unauthorized", "message": "no key, or no known one"}}
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         if self.body is not None:
@@ -151,7 +157,8 @@ def http_server(model: Model | Gateway) -> Iterator[str]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             model.seen.append(f"{self.command} {self.path}")
             time.sleep(model.delays.get(self.path, 0))
-            status, content = model.answers.get(self.path) or model.answer(self.command, self.path, body)
+            refusal = model.refusal(self.headers.get("Authorization", "")) if isinstance(model, Gateway) else None
+            status, content = refusal or model.answers.get(self.path) or model.answer(self.command, self.path, body)
             data = content if isinstance(content, bytes) else json.dumps(content, indent=4).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))

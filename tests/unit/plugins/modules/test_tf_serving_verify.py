@@ -331,6 +331,13 @@ def test_gateway_round_trip(verify: Any, gateway: Gateway, gateway_url: str) -> 
     assert result["versions"] == {}
 
 
+def test_gateway_that_wants_a_key(verify: Any, gateway: Gateway, gateway_url: str) -> None:
+    gateway.api_key = "open-sesame-open-sesame"
+    refused = verify(gateway_urls=[gateway_url])
+    assert "HTTP 401" in refused["msg"]
+    assert verify(gateway_urls=[gateway_url], gateway_api_key=gateway.api_key).get("failed", False) is False
+
+
 def test_all_ways_at_once(verify: Any, model: Model, url: str, gateway_url: str) -> None:
     with grpc_server(model) as address:
         result = verify(url, grpc_addresses=[address], gateway_urls=[gateway_url])

@@ -1,13 +1,11 @@
-"""The gateway as an ASGI application."""
+"""The gateway as an ASGI application: its routes, and what errors are answered with."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,52 +15,43 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
 
-from tf2x_gateway import __version__, page, pixels, upload
+from tf2x_gateway import __version__, openapi, page
 from tf2x_gateway.config import CONFIG_VARIABLE, GatewayConfig, load_config
-from tf2x_gateway.errors import RETRY_AFTER_SECONDS, GatewayError, error_body
-from tf2x_gateway.metrics import Metrics, RequestMetricsMiddleware
-from tf2x_gateway.predictor import Prediction, Predictor
-from tf2x_gateway.serving import ServingClient
+from tf2x_gateway.early_refusal import EarlyRefusal
+from tf2x_gateway.errors import RETRY_AFTER_SECONDS, GatewayError, error_body, error_document
+from tf2x_gateway.metrics import Metrics
+from tf2x_gateway.observer import RequestObserver
+from tf2x_gateway.predictor import Outcome
+from tf2x_gateway.service import Service
+from tf2x_gateway.tracing import Tracer
 
-_READINESS_SECONDS = 2.0
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 _log = logging.getLogger("tf2x_gateway")
 
 
-def app_from_environment() -> FastAPI:
+def app_from_environment() -> ASGIApp:
     """Return the application for the configuration file that TF2X_GATEWAY_CONFIG names: what a worker process runs."""
     return create_app(load_config(Path(os.environ[CONFIG_VARIABLE])))
 
 
-def create_app(config: GatewayConfig) -> FastAPI:
-    """Return the application. It connects to TF Serving when it starts up, and starts whether that answers or not."""
+def create_app(config: GatewayConfig) -> ASGIApp:
+    """Return the application. Its start fails on what Service.running raises."""
     metrics = Metrics()
     metrics.add_process_metrics()
-    pixels.set_process_limit(config.limits.max_image_pixels)
-    predictors: dict[str, Predictor] = {}
+    service = Service(config, metrics)
+    tracer = Tracer(config.otlp_endpoint) if config.otlp_endpoint else None
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        client = ServingClient(
-            config.upstream.grpc,
-            patience_seconds=config.upstream.deadline_seconds,
-            on_retry=lambda address: metrics.upstream_retries.labels(address).inc(),
-        )
-        threads = max(1, len(os.sched_getaffinity(0)) // config.workers)
-        with ThreadPoolExecutor(threads, thread_name_prefix="decode") as decoders:
-            for name, declaration in config.models.items():
-                predictors[name] = Predictor(
-                    name,
-                    declaration,
-                    client=client,
-                    decoders=decoders,
-                    metrics=metrics,
-                )
+        async with service.running():
             yield
-            await client.close()
+        if tracer is not None:
+            tracer.close()
 
     app = FastAPI(
         title="tf2x gateway",
@@ -73,76 +62,155 @@ def create_app(config: GatewayConfig) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.add_middleware(
-        RequestMetricsMiddleware, metrics=metrics, models=config.models, default_model=config.default_model
-    )
+    app.add_middleware(EarlyRefusal, gate=service.gate, routes=app.routes)
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-Id", "traceparent"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
     _add_error_handlers(app)
+    _add_predictions(app, service, config.default_model)
+    _add_state(app, service, metrics, config.default_model)
+    _add_pages(app)
+    if config.api_keys:
+        openapi.add_api_keys(app.openapi())
+    return RequestObserver(
+        app,
+        metrics=metrics,
+        models=config.models,
+        default_model=config.default_model,
+        access_log=config.access_log,
+        cross_origin=bool(config.cors_origins),
+        tracer=tracer,
+    )
 
+
+def _add_predictions(app: FastAPI, service: Service, default_model: str) -> None:
     async def answer(request: Request, name: str) -> Response:
-        predictor = predictors.get(name)
-        if predictor is None:
-            known = ", ".join(sorted(predictors))
-            raise GatewayError(404, "model_not_found", f"there is no model {name!r}; there are: {known}")
-        with metrics.in_flight.track_inprogress():
-            image = await upload.read_image(request, config.limits.max_upload_bytes)
-            prediction = await predictor.predict(image, config.upstream.deadline_seconds)
-        return _json(_prediction_body(name, prediction))
+        prediction = await service.predict(request, name)
+        request.state.version = prediction.version
+        return _json(_outcome_body(name, prediction))
+
+    async def answer_batch(request: Request, name: str) -> Response:
+        outcomes = await service.predict_batch(request, name)
+        return _json({"success": True, "results": [_outcome_body(name, outcome) for outcome in outcomes]})
 
     @app.post("/model/predict", include_in_schema=False)
-    @app.post("/model/predict/", summary="Classify an image with the default model", **_PREDICT_DOCS)
-    async def predict_default(request: Request) -> Response:
-        return await answer(request, config.default_model)
+    @app.post("/model/predict/", summary="Classify an image with the default model", **openapi.PREDICT_DOCS)
+    async def predict(request: Request) -> Response:
+        return await answer(request, default_model)
 
     @app.post("/models/{name}/predict/", include_in_schema=False)
-    @app.post("/models/{name}/predict", summary="Classify an image with a model by name", **_PREDICT_DOCS)
-    async def predict_named(request: Request, name: str) -> Response:
+    @app.post("/models/{name}/predict", summary="Classify an image with a model by name", **openapi.PREDICT_DOCS)
+    async def predict_by_name(request: Request, name: str) -> Response:
         return await answer(request, name)
 
-    @app.get("/", include_in_schema=False)
-    async def greeting() -> Response:
-        return PlainTextResponse(page.GREETING)
+    @app.post("/model/predict/batch", include_in_schema=False)
+    @app.post("/model/predict/batch/", summary="Classify images with the default model", **openapi.BATCH_DOCS)
+    async def predict_batch(request: Request) -> Response:
+        return await answer_batch(request, default_model)
 
-    form = page.form_page()
+    @app.post("/models/{name}/predict/batch/", include_in_schema=False)
+    @app.post("/models/{name}/predict/batch", summary="Classify images with a model by name", **openapi.BATCH_DOCS)
+    async def predict_batch_by_name(request: Request, name: str) -> Response:
+        return await answer_batch(request, name)
 
-    @app.get("/form", include_in_schema=False)
-    async def form_page() -> Response:
-        return HTMLResponse(form)
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs_page() -> Response:
-        return HTMLResponse(page.docs_page(app.openapi()))
+def _add_state(app: FastAPI, service: Service, metrics: Metrics, default_model: str) -> None:
+    @app.get("/models", summary="The models that can be asked", **openapi.MODELS_DOCS)
+    async def models(request: Request) -> Response:
+        service.authorize(request, "predict")
+        descriptions = [
+            {
+                "name": model.name,
+                "default": model.name == default_model,
+                "labels": model.labels,
+                "version": _version(model.version),
+            }
+            for model in service.models()
+        ]
+        return _json({"models": descriptions})
 
-    @app.get("/healthz", summary="Whether the process lives", responses={200: {"description": "It does"}})
+    @app.get("/healthz", summary="Whether the process lives", **openapi.HEALTH_DOCS)
     async def healthz() -> Response:
         return _json({"ok": True})
 
-    @app.get("/readyz", summary="Whether every model can be asked for predictions", responses=_READINESS_ANSWERS)
+    @app.get("/readyz", summary="Whether every model can be asked for predictions", **openapi.READINESS_DOCS)
     async def readyz() -> Response:
-        seconds = min(_READINESS_SECONDS, config.upstream.deadline_seconds)
-        checks = [predictor.check(seconds) for predictor in predictors.values()]
-        results = dict(zip(predictors, await asyncio.gather(*checks, return_exceptions=True)))
-        reasons = []
-        for result in results.values():
-            if isinstance(result, GatewayError):
-                reasons.append(result.message)
-            elif isinstance(result, BaseException):
-                raise result
+        results = await service.check()
+        reasons = [result.message for result in results.values() if isinstance(result, GatewayError)]
         if reasons:
             raise GatewayError(503, "not_ready", "; ".join(reasons), {"Retry-After": str(RETRY_AFTER_SECONDS)})
         return _json({"ready": True, "models": {name: _version(version) for name, version in results.items()}})
 
     @app.get("/metrics", include_in_schema=False)
-    async def exposition() -> Response:
+    async def exposition(request: Request) -> Response:
+        service.authorize(request, "metrics")
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
-    return app
+
+def _add_pages(app: FastAPI) -> None:
+    def html(content: page.Page) -> Response:
+        return HTMLResponse(content.html, headers={"Content-Security-Policy": content.content_security_policy})
+
+    form = page.form_page()
+
+    @app.get("/", include_in_schema=False)
+    async def greeting() -> Response:
+        return PlainTextResponse(page.GREETING)
+
+    @app.get("/ui", include_in_schema=False)
+    @app.get("/form", include_in_schema=False)
+    async def form_page() -> Response:
+        return html(form)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs_page() -> Response:
+        return html(page.docs_page(app.openapi()))
 
 
-def _prediction_body(name: str, prediction: Prediction) -> dict[str, Any]:
+def _add_error_handlers(app: FastAPI) -> None:
+    def answer(request: Request, status: int, code: str, message: str, headers: Any = None) -> Response:
+        request.state.error = code
+        return Response(error_body(code, message), status, headers, "application/json")
+
+    @app.exception_handler(GatewayError)
+    async def gateway_error(request: Request, error: GatewayError) -> Response:
+        if error.status >= 500 and error.code not in ("not_ready", "overloaded"):
+            _log.warning("%s: %d %s: %s", request.url.path, error.status, error.code, error.message)
+        return answer(request, error.status, error.code, error.message, error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        code = _HTTP_CODES.get(error.status_code, "bad_request" if error.status_code < 500 else "internal_error")
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return answer(request, error.status_code, code, message, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        return answer(request, 400, "bad_request", faults)
+
+    @app.exception_handler(ClientDisconnect)
+    async def client_gone(_request: Request, _error: ClientDisconnect) -> Response:
+        # Nobody reads it; the status is for the metrics.
+        return Response(status_code=499)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, _error: Exception) -> Response:
+        return answer(request, 500, "internal_error", "the gateway failed unexpectedly; its log says more")
+
+
+def _outcome_body(name: str, outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, GatewayError):
+        return error_document(outcome.code, outcome.message)
     return {
         "success": True,
-        "predictions": [{"label": label, "score": score} for label, score in prediction.scores],
-        "model": {"name": name, "version": _version(prediction.version)},
+        "predictions": [{"label": label, "score": score} for label, score in outcome.scores],
+        "model": {"name": name, "version": _version(outcome.version)},
     }
 
 
@@ -153,78 +221,3 @@ def _version(version: Any) -> Any:
 
 def _json(document: Any) -> Response:
     return Response(json.dumps(document, ensure_ascii=False, allow_nan=False), media_type="application/json")
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    def answer(status: int, code: str, message: str, headers: Any = None) -> Response:
-        return Response(error_body(code, message), status, headers, "application/json")
-
-    @app.exception_handler(GatewayError)
-    async def gateway_error(request: Request, error: GatewayError) -> Response:
-        if error.status >= 500 and error.code != "not_ready":
-            _log.warning("%s: %d %s: %s", request.url.path, error.status, error.code, error.message)
-        return answer(error.status, error.code, error.message, error.headers)
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
-        code = _HTTP_CODES.get(error.status_code, "bad_request" if error.status_code < 500 else "internal_error")
-        message = f"{request.method} {request.url.path}: {error.detail}"
-        return answer(error.status_code, code, message, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def validation_error(_request: Request, error: RequestValidationError) -> Response:
-        faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        return answer(400, "bad_request", faults)
-
-    @app.exception_handler(ClientDisconnect)
-    async def client_gone(_request: Request, _error: ClientDisconnect) -> Response:
-        # Nobody reads it; the status is for the metrics.
-        return Response(status_code=499)
-
-    @app.exception_handler(Exception)
-    async def unexpected(_request: Request, _error: Exception) -> Response:
-        return answer(500, "internal_error", "the gateway failed unexpectedly; its log says more")
-
-
-_BINARY = {"type": "string", "format": "binary"}
-_PREDICT_DOCS: dict[str, Any] = {
-    "description": "Labels with their scores, best first, and the model version that gave them.",
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {"type": "object", "required": ["file"], "properties": {"file": _BINARY}}
-                },
-                "image/*": {"schema": _BINARY},
-            },
-        }
-    },
-    "responses": {
-        200: {
-            "description": "The predictions",
-            "content": {
-                "application/json": {
-                    "example": {
-                        "success": True,
-                        "predictions": [{"label": "cat", "score": 0.98}, {"label": "dog", "score": 0.02}],
-                        "model": {"name": "pets", "version": "1"},
-                    }
-                }
-            },
-        },
-        400: {"description": "bad_request"},
-        404: {"description": "model_not_found"},
-        413: {"description": "file_too_large, image_too_large"},
-        415: {"description": "unsupported_type"},
-        422: {"description": "missing_file, image_invalid, image_truncated"},
-        500: {"description": "model_contract"},
-        502: {"description": "upstream_error"},
-        503: {"description": "upstream_unavailable; Retry-After says when to come back"},
-        504: {"description": "upstream_timeout"},
-    },
-}
-_READINESS_ANSWERS: dict[Any, Any] = {
-    200: {"description": "Yes; the versions that answer"},
-    503: {"description": "not_ready; the message says why"},
-}

@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import re
+import ssl
 from pathlib import Path
 from typing import Any, Literal, Optional
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 CONFIG_VARIABLE = "TF2X_GATEWAY_CONFIG"
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_ORIGIN = re.compile(r"\*|https?://[^/\s*]+")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
 
 
@@ -42,10 +44,43 @@ class Upstream(_Section):
 
 
 class Limits(_Section):
-    """The largest image taken: bytes as sent, and pixels once decoded."""
+    """What one worker takes before it refuses. Bytes as sent, pixels once decoded."""
 
     max_upload_bytes: int = Field(default=20 * 1024 * 1024, ge=1)
     max_image_pixels: int = Field(default=50_000_000, ge=1)
+    max_batch_images: int = Field(default=32, ge=1)
+    max_batch_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
+    max_in_flight: int = Field(default=32, ge=1)
+    max_queued: int = Field(default=32, ge=0)
+    max_in_flight_per_client: Optional[int] = Field(default=None, ge=1)
+    max_buffered_bytes: int = Field(default=128 * 1024 * 1024, ge=1)
+    header_seconds: float = Field(default=10.0, gt=0)
+    body_seconds: float = Field(default=30.0, gt=0)
+
+    @model_validator(mode="after")
+    def _buffer_holds_a_body(self) -> "Limits":
+        for key in ("max_upload_bytes", "max_batch_bytes"):
+            if getattr(self, key) > self.max_buffered_bytes:
+                raise ValueError(
+                    f"limits.max_buffered_bytes is {self.max_buffered_bytes}, less than "
+                    f"limits.{key}, {getattr(self, key)}: no such request could ever be read"
+                )
+        return self
+
+
+class ApiKey(_Section):
+    """A key that requests may carry, known only by its SHA-256, and what it opens."""
+
+    name: str = Field(min_length=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    scopes: list[Literal["predict", "metrics"]] = Field(min_length=1)
+
+
+class Tls(_Section):
+    """PEM files of the certificate with its chain, and of its key."""
+
+    certificate_file: str = Field(min_length=1)
+    key_file: str = Field(min_length=1)
 
 
 class ModelDeclaration(_Section):
@@ -56,8 +91,13 @@ class ModelDeclaration(_Section):
     version_label: Optional[str] = Field(default=None, min_length=1)
     input_name: Optional[str] = Field(default=None, min_length=1)
     output_name: Optional[str] = Field(default=None, min_length=1)
-    scale: float = Field(default=1 / 255, gt=0)
-    resize: Literal["nearest"] = "nearest"
+    height: Optional[int] = Field(default=None, ge=1)
+    width: Optional[int] = Field(default=None, ge=1)
+    scale: Optional[float] = Field(default=None, gt=0)
+    resize: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "nearest"
+    exif: Literal["ignore", "apply"] = "ignore"
+    decoding: Literal["exact", "fast"] = "exact"
+    batch_size: int = Field(default=8, ge=1)
 
     @field_validator("labels")
     @classmethod
@@ -66,6 +106,12 @@ class ModelDeclaration(_Section):
         if twice:
             raise ValueError(f"every label must stand there once; twice or more: {', '.join(twice)}")
         return labels
+
+    @model_validator(mode="after")
+    def _whole_size(self) -> "ModelDeclaration":
+        if (self.height is None) != (self.width is None):
+            raise ValueError(f"height is {self.height} and width is {self.width}; give both, or neither")
+        return self
 
 
 class GatewayConfig(_Section):
@@ -76,6 +122,12 @@ class GatewayConfig(_Section):
     workers: int = Field(default=1, ge=1)
     upstream: Upstream
     limits: Limits = Limits()
+    api_keys: list[ApiKey] = []
+    tls: Optional[Tls] = None
+    cors_origins: list[str] = []
+    trusted_proxies: list[str] = []
+    access_log: bool = True
+    otlp_endpoint: Optional[str] = Field(default=None, pattern="^https?://.+")
     default_model: str
     models: dict[str, ModelDeclaration] = Field(min_length=1)
 
@@ -92,6 +144,32 @@ class GatewayConfig(_Section):
             if not _MODEL_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no model name; letters, digits, '_', '.' and '-' make one")
         return models
+
+    @field_validator("api_keys")
+    @classmethod
+    def _distinct_keys(cls, api_keys: list[ApiKey]) -> list[ApiKey]:
+        for field in ("name", "sha256"):
+            values = [getattr(key, field) for key in api_keys]
+            if len(set(values)) < len(values):
+                raise ValueError(f"two keys have the same {field}")
+        return api_keys
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin; http://HOST:PORT, https://HOST, or '*' alone, would be one")
+        if "*" in origins and len(origins) > 1:
+            raise ValueError("'*' stands for every origin; nothing can stand beside it")
+        return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, networks: list[str]) -> list[str]:
+        for network in networks:
+            ipaddress.ip_network(network)
+        return networks
 
     @model_validator(mode="after")
     def _default_is_declared(self) -> "GatewayConfig":
@@ -114,6 +192,16 @@ def load_config(path: Path) -> GatewayConfig:
         return GatewayConfig.model_validate(document)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{path}: {_fault(item)}" for item in error.errors())) from error
+
+
+def check_tls_files(tls: Tls) -> None:
+    """Raise ConfigError unless the files can be read, and hold a certificate and its key."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate_file, tls.key_file)
+    except OSError as error:
+        raise ConfigError(
+            f"tls: certificate_file {tls.certificate_file} and key_file {tls.key_file} cannot be used: {error}"
+        ) from error
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -149,7 +237,13 @@ def _dotted(location: tuple[Any, ...]) -> str:
 def _section_at(location: tuple[Any, ...]) -> type[BaseModel]:
     if not location:
         return GatewayConfig
-    return {"upstream": Upstream, "limits": Limits, "models": ModelDeclaration}[location[0]]
+    return {
+        "upstream": Upstream,
+        "limits": Limits,
+        "api_keys": ApiKey,
+        "tls": Tls,
+        "models": ModelDeclaration,
+    }[location[0]]
 
 
 def _listed(names: Any) -> str:

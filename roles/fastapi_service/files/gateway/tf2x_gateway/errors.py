@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from tf2x_gateway.serving import DeadlineExceeded, InvalidArgument, ServingError, Unavailable
 
 RETRY_AFTER_SECONDS = 1
+_RETRY_AFTER = {"Retry-After": str(RETRY_AFTER_SECONDS)}
 
 
 class GatewayError(Exception):
@@ -21,14 +23,29 @@ class GatewayError(Exception):
         self.headers = dict(headers or {})
 
 
+def error_document(code: str, message: str) -> dict[str, Any]:
+    """Return the JSON document that every error is answered with."""
+    return {"success": False, "error": {"code": code, "message": message}}
+
+
 def error_body(code: str, message: str) -> bytes:
-    """Return the JSON body of an error."""
-    return json.dumps({"success": False, "error": {"code": code, "message": message}}, ensure_ascii=False).encode()
+    """Return the same, encoded."""
+    return json.dumps(error_document(code, message), ensure_ascii=False).encode()
 
 
 def bad_request(message: str) -> GatewayError:
     """The request is not HTTP as it should be."""
     return GatewayError(400, "bad_request", message)
+
+
+def too_many_requests(message: str) -> GatewayError:
+    """The client asks for more than its share."""
+    return GatewayError(429, "too_many_requests", message, _RETRY_AFTER)
+
+
+def overloaded(message: str) -> GatewayError:
+    """The gateway has as much to do as it takes on."""
+    return GatewayError(503, "overloaded", message, _RETRY_AFTER)
 
 
 def model_contract(message: str) -> GatewayError:
@@ -43,7 +60,7 @@ def upstream_error(message: str) -> GatewayError:
 
 def upstream_unavailable(message: str) -> GatewayError:
     """TF Serving does not answer, or has no version of the model to answer with."""
-    return GatewayError(503, "upstream_unavailable", message, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+    return GatewayError(503, "upstream_unavailable", message, _RETRY_AFTER)
 
 
 def upstream_timeout(message: str) -> GatewayError:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
-from collections.abc import Collection
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,7 +15,6 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tf2x_gateway import __version__
 
@@ -74,6 +71,18 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode="livesum",
         )
+        self.queued = Gauge(
+            "tf2x_gateway_queued",
+            "Requests for predictions that wait for their turn.",
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
+        self.refused = Counter(
+            "tf2x_gateway_refused_total",
+            "Requests refused to keep a limit: queue, memory or client.",
+            ("limit",),
+            registry=self._registry,
+        )
         build_info = Gauge(
             "tf2x_gateway_build_info",
             "Always 1; the labels say what runs.",
@@ -95,41 +104,3 @@ class Metrics:
         """Add CPU, memory and file descriptors of this process; pointless where several workers answer in turn."""
         if _MULTIPROCESS_VARIABLE not in os.environ:
             ProcessCollector(registry=self._registry)
-
-
-class RequestMetricsMiddleware:
-    """Counts and times requests by model, route and status code; unknown models and paths share one label value."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, models: Collection[str], default_model: str) -> None:
-        self._app = app
-        self._metrics = metrics
-        self._models = models
-        self._default_model = default_model
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        # An exception that nothing handles is answered outside of this middleware, with 500.
-        code = 500
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal code
-            if message["type"] == "http.response.start":
-                code = message["status"]
-            await send(message)
-
-        started = time.perf_counter()
-        try:
-            await self._app(scope, receive, send_and_note)
-        finally:
-            route = getattr(scope.get("route"), "path", "other")
-            model = self._model(route, scope)
-            self._metrics.requests.labels(model, route, str(code)).inc()
-            self._metrics.request_seconds.labels(model, route).observe(time.perf_counter() - started)
-
-    def _model(self, route: str, scope: Scope) -> str:
-        if route.startswith("/model/"):
-            return self._default_model
-        name = scope.get("path_params", {}).get("name", "")
-        return name if name in self._models else ""

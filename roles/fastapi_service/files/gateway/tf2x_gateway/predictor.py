@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import TypeVar, Union
 
 import numpy as np
 
-from tf2x_gateway import pixels
 from tf2x_gateway.config import ModelDeclaration
 from tf2x_gateway.contract import ModelContract, agree, describe_labels, model_spec
+from tf2x_gateway.encoding import RequestEncoder
 from tf2x_gateway.errors import (
+    GatewayError,
     from_serving,
     model_contract,
     upstream_error,
@@ -22,14 +25,21 @@ from tf2x_gateway.errors import (
 )
 from tf2x_gateway.metrics import Metrics
 from tf2x_gateway.serving import (
+    AsyncServingClient,
     FailedPrecondition,
     InvalidArgument,
     PredictResponse,
-    ServingClient,
     ServingError,
     VersionStatus,
 )
 from tf2x_gateway.serving.messages import AVAILABLE
+
+# Of all batches together: while TF Serving works on one request, the next is decoded, and memory stays bounded.
+_BATCH_REQUESTS_AT_ONCE = 4
+_CHECK_SECONDS = 2.0
+
+RpcMetadata = Sequence[tuple[str, str]]
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,9 @@ class Prediction:
 
     scores: list[tuple[str, float]]
     version: int | None
+
+
+Outcome = Union[Prediction, GatewayError]
 
 
 class Predictor:
@@ -52,60 +65,111 @@ class Predictor:
         name: str,
         declaration: ModelDeclaration,
         *,
-        client: ServingClient,
+        client: AsyncServingClient,
         decoders: Executor,
         metrics: Metrics,
     ) -> None:
-        self._name = name
+        self.name = name
+        self.labels = declaration.labels
         self._declaration = declaration
         self._spec = model_spec(name, declaration)
         self._client = client
-        self._decoders = decoders
-        self._metrics = metrics
+        self._encoder = RequestEncoder(name, decoders, metrics)
+        self._upstream_seconds = metrics.upstream_seconds.labels(name)
         self._contract: ModelContract | None = None
         self._reading = asyncio.Lock()
+        self._batch_requests = asyncio.Semaphore(_BATCH_REQUESTS_AT_ONCE)
 
-    async def predict(self, image: bytes, seconds: float) -> Prediction:
-        """Return the scores of an image file within `seconds`. Raises GatewayError."""
-        deadline = time.monotonic() + seconds
+    @property
+    def version(self) -> int | None:
+        """The version whose signature was read last, or None before the first."""
+        return None if self._contract is None else self._contract.version
+
+    async def predict(self, image: bytes, deadline: float, metadata: RpcMetadata = ()) -> Prediction:
+        """Return the scores of an image file. Raises GatewayError.
+
+        `deadline` is a value of `time.monotonic()`, `metadata` is passed on to TF Serving.
+        """
+        (outcome,) = await self._until(deadline, self._predict([image], deadline, metadata))
+        if isinstance(outcome, GatewayError):
+            raise outcome
+        return outcome
+
+    async def predict_batch(
+        self, images: Sequence[bytes], deadline: float, metadata: RpcMetadata = ()
+    ) -> list[Outcome]:
+        """Return for each image file its scores, or what is wrong with it. Raises GatewayError for what is not its own.
+
+        As many images go into one request as the model takes, and the declaration allows.
+        """
+        return await self._until(deadline, self._predict_batch(images, deadline, metadata))
+
+    async def check(self) -> int | None:
+        """Return the version that can be asked for predictions now. Raises GatewayError with the reason if none can."""
+        deadline = time.monotonic() + _CHECK_SECONDS
+        return await self._until(deadline, self._check(deadline))
+
+    async def _until(self, deadline: float, answer: Awaitable[Answer]) -> Answer:
+        seconds = deadline - time.monotonic()
         try:
             # Only the calls to TF Serving know the deadline by themselves: waiting for a decoder or the lock does not.
-            return await asyncio.wait_for(self._predict(image, deadline), seconds)
+            return await asyncio.wait_for(answer, seconds)
         except ServingError as error:
-            raise from_serving(self._name, error) from error
+            raise from_serving(self.name, error) from error
         except asyncio.TimeoutError as error:
-            raise upstream_timeout(f"model {self._name!r}: no prediction within {seconds:g} s") from error
+            raise upstream_timeout(f"model {self.name!r}: no answer within {seconds:.3g} s") from error
 
-    async def check(self, seconds: float) -> int | None:
-        """Return the version that can be asked for predictions now. Raises GatewayError with the reason if none can."""
-        deadline = time.monotonic() + seconds
+    async def _predict_batch(self, images: Sequence[bytes], deadline: float, metadata: RpcMetadata) -> list[Outcome]:
+        contract = self._contract or await self._read_contract(None, deadline)
+        size = contract.batch_size
+
+        async def predict(some: Sequence[bytes]) -> list[Outcome]:
+            async with self._batch_requests:
+                return await self._predict(some, deadline, metadata)
+
+        parts = [asyncio.ensure_future(predict(images[at : at + size])) for at in range(0, len(images), size)]
         try:
-            return await asyncio.wait_for(self._check(deadline), seconds)
-        except ServingError as error:
-            raise from_serving(self._name, error) from error
-        except asyncio.TimeoutError as error:
-            raise upstream_timeout(f"model {self._name!r}: TF Serving did not answer within {seconds:g} s") from error
+            return [outcome for part in parts for outcome in await part]
+        finally:
+            for part in parts:
+                part.cancel()
 
-    async def _predict(self, image: bytes, deadline: float) -> Prediction:
+    async def _predict(self, images: Sequence[bytes], deadline: float, metadata: RpcMetadata) -> list[Outcome]:
         contract = self._contract or await self._read_contract(None, deadline)
         try:
-            response = await self._ask(contract, image, deadline)
-        except (InvalidArgument, FailedPrecondition):
-            fresh = await self._read_contract(contract, deadline)
-            if fresh == contract:
-                raise
-            contract, response = fresh, await self._ask(fresh, image, deadline)
-        if response.version not in (None, contract.version):
+            return await self._ask(contract, images, deadline, metadata)
+        except (InvalidArgument, FailedPrecondition) as error:
             fresh = await self._read_contract(contract, deadline)
             if fresh != contract:
-                contract, response = fresh, await self._ask(fresh, image, deadline)
-        return Prediction(self._scores(contract, response), response.version)
+                return await self._ask(fresh, images, deadline, metadata)
+            if fresh.pixel_format is not None or not isinstance(error, InvalidArgument):
+                raise
+            return await self._find_bad_files(fresh, images, error, deadline, metadata)
+
+    async def _find_bad_files(
+        self,
+        contract: ModelContract,
+        images: Sequence[bytes],
+        error: InvalidArgument,
+        deadline: float,
+        metadata: RpcMetadata,
+    ) -> list[Outcome]:
+        """A model that decodes image files by itself refuses a whole request for one bad file: ask for each alone."""
+        if len(images) == 1:
+            return [GatewayError(422, "image_invalid", f"model {self.name!r} cannot read the image: {error.details}")]
+        outcomes: list[Outcome] = []
+        for image in images:
+            try:
+                outcomes += await self._ask(contract, [image], deadline, metadata)
+            except InvalidArgument as one_error:
+                outcomes += await self._find_bad_files(contract, [image], one_error, deadline, metadata)
+        return outcomes
 
     async def _check(self, deadline: float) -> int | None:
         statuses = await self._client.status(self._spec, deadline)
         available = [status.version for status in statuses if status.state == AVAILABLE]
         if not available:
-            raise upstream_unavailable(f"model {self._name!r}: no version is AVAILABLE: {_describe(statuses)}")
+            raise upstream_unavailable(f"model {self.name!r}: no version is AVAILABLE: {_describe(statuses)}")
         contract = self._contract
         if contract is None or contract.version not in available:
             contract = await self._read_contract(contract, deadline)
@@ -116,39 +180,48 @@ class Predictor:
         async with self._reading:
             if self._contract is known or self._contract is None:
                 metadata = await self._client.metadata(self._spec, deadline)
-                self._contract = agree(self._name, self._declaration, metadata)
+                self._contract = agree(self.name, self._declaration, metadata)
             return self._contract
 
-    async def _ask(self, contract: ModelContract, image: bytes, deadline: float) -> PredictResponse:
-        loop = asyncio.get_running_loop()
-        request = await loop.run_in_executor(self._decoders, self._encode, contract, image)
-        with self._metrics.upstream_seconds.labels(self._name).time():
-            return await self._client.predict(request, deadline)
+    async def _ask(
+        self, contract: ModelContract, images: Sequence[bytes], deadline: float, metadata: RpcMetadata
+    ) -> list[Outcome]:
+        """Ask for all images in one request; ask again if the version that answers should be asked otherwise."""
+        encoded = await self._encoder.encode(contract, images)
+        if encoded.request is None:
+            return list(encoded.faults.values())
+        with self._upstream_seconds.time():
+            response = await self._client.predict(encoded.request, deadline, metadata)
+        if response.version not in (None, contract.version):
+            fresh = await self._read_contract(contract, deadline)
+            if fresh != contract:
+                return await self._ask(fresh, images, deadline, metadata)
+        answered = iter(self._outcomes(contract, response, len(images) - len(encoded.faults)))
+        return [encoded.faults.get(index) or next(answered) for index in range(len(images))]
 
-    def _encode(self, contract: ModelContract, image: bytes) -> bytes:
-        with self._metrics.decode_seconds.labels(self._name).time():
-            decoded = pixels.decode(image, contract.pixel_format)
-            return contract.frame.encode(decoded[np.newaxis])
-
-    def _scores(self, contract: ModelContract, response: PredictResponse) -> list[tuple[str, float]]:
-        about = f"model {self._name!r} version {response.version}"
+    def _outcomes(self, contract: ModelContract, response: PredictResponse, images: int) -> list[Outcome]:
+        """Return what the response says about each of the images that were asked for."""
+        about = f"model {self.name!r} version {response.version}"
         tensor = response.outputs.get(contract.output_name)
         if tensor is None:
             names = ", ".join(map(repr, sorted(response.outputs))) or "none"
             raise upstream_error(f"{about} was asked for output {contract.output_name!r} and returned: {names}")
         if tensor.dtype.kind not in "fiu":
             raise model_contract(f"{about}: output {contract.output_name!r} holds no numbers")
-        scores = tensor.astype(np.float64).reshape(-1).tolist()
-        labels = self._declaration.labels
-        if len(scores) != len(labels):
+        if tensor.size != images * len(self.labels):
             raise model_contract(
-                f"{about} returned {len(scores)} scores in the shape {list(tensor.shape)}; {describe_labels(labels)}"
+                f"{about} returned {tensor.size} scores in the shape {list(tensor.shape)} for {images} "
+                f"image{'s' if images > 1 else ''}; {describe_labels(self.labels)}"
             )
-        for label, score in zip(labels, scores):
+        rows = tensor.astype(np.float64).reshape(images, len(self.labels)).tolist()
+        return [self._outcome(about, response.version, row) for row in rows]
+
+    def _outcome(self, about: str, version: int | None, scores: list[float]) -> Outcome:
+        for label, score in zip(self.labels, scores):
             if not math.isfinite(score):
                 found = "NaN" if math.isnan(score) else "an infinite score"
-                raise upstream_error(f"{about}: model returned {found} for label {label!r}")
-        return sorted(zip(labels, scores), key=lambda pair: -pair[1])
+                return upstream_error(f"{about}: model returned {found} for label {label!r}")
+        return Prediction(sorted(zip(self.labels, scores), key=lambda pair: -pair[1]), version)
 
 
 def _describe(statuses: list[VersionStatus]) -> str:

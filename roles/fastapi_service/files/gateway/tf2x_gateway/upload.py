@@ -1,96 +1,123 @@
-"""The image file of a request: in memory, never on disk, never more than its limit."""
+"""The image files of a request: in memory, never on disk, never more than their limit."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator
+from typing import Callable, Union
 
+import anyio
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
+from tf2x_gateway.config import Limits
 from tf2x_gateway.errors import GatewayError, bad_request
 
-FIELD = "file"
-# Boundaries, part headers and small other fields of a form come on top of the file.
+IMAGE_FIELD = "file"
+BATCH_FIELD = "files"
+# Boundaries, part headers and small other fields of a form come on top of the files.
 _FORM_OVERHEAD_BYTES = 64 * 1024
-_MAX_PARTS = 20
+_MAX_OTHER_PARTS = 20
+
+# Is told of bytes as they arrive, and may refuse them.
+Hold = Callable[[int], None]
+File = Union[bytes, GatewayError]
 
 
-async def read_image(request: Request, max_bytes: int) -> bytes:
+async def read_image(request: Request, limits: Limits, hold: Hold) -> bytes:
     """Return the file in the multipart field `file`, or an image/* body as it is.
 
-    Raises GatewayError bad_request, file_too_large, unsupported_type or missing_file, ClientDisconnect.
+    Raises GatewayError bad_request, file_too_large, unsupported_type, missing_file or read_timeout, what `hold`
+    raises, and ClientDisconnect.
     """
-    header = request.headers.get("content-type", "")
-    media_type, options = parse_options_header(header)
-    if media_type == b"multipart/form-data":
-        boundary = options.get(b"boundary")
-        if not boundary:
-            raise bad_request("the Content-Type multipart/form-data has no boundary")
-        _check_declared_length(request, max_bytes + _FORM_OVERHEAD_BYTES, max_bytes)
-        return await _read_form(request.stream(), boundary, max_bytes)
+    media_type, boundary = _content_type(request)
+    max_bytes = limits.max_upload_bytes
     if media_type.startswith(b"image/"):
-        _check_declared_length(request, max_bytes, max_bytes)
-        return await _read_raw(request.stream(), max_bytes)
-    raise GatewayError(
-        415,
-        "unsupported_type",
-        f"the Content-Type is {header!r}; multipart/form-data with the field {FIELD!r}, or image/*, is supported",
-    )
+        body = b"".join([chunk async for chunk in _body(request, max_bytes, max_bytes, limits, hold)])
+        if not body:
+            raise GatewayError(422, "missing_file", "the body is empty")
+        return body
+    if boundary is None:
+        raise _unsupported(request, f"multipart/form-data with the field {IMAGE_FIELD!r}, or image/*, is supported")
+    form = _FileForm(IMAGE_FIELD, 1, max_bytes)
+    await form.read(_body(request, max_bytes + _FORM_OVERHEAD_BYTES, max_bytes, limits, hold), boundary)
+    (file,) = form.files()
+    if isinstance(file, GatewayError):
+        raise file
+    return file
 
 
-def _check_declared_length(request: Request, limit: int, max_bytes: int) -> None:
+async def read_batch(request: Request, limits: Limits, hold: Hold) -> list[File]:
+    """Return the files in the multipart field `files`, in the order sent; a GatewayError for an empty or too large one.
+
+    Raises as `read_image` does, for what concerns the request as a whole.
+    """
+    _media_type, boundary = _content_type(request)
+    if boundary is None:
+        raise _unsupported(request, f"multipart/form-data with the field {BATCH_FIELD!r} is supported")
+    form = _FileForm(BATCH_FIELD, limits.max_batch_images, limits.max_upload_bytes)
+    max_bytes = limits.max_batch_bytes
+    await form.read(_body(request, max_bytes + _FORM_OVERHEAD_BYTES, max_bytes, limits, hold), boundary)
+    return form.files()
+
+
+def _content_type(request: Request) -> tuple[bytes, bytes | None]:
+    """Return the media type of the body, and the boundary if it is a form."""
+    media_type, options = parse_options_header(request.headers.get("content-type", ""))
+    if media_type != b"multipart/form-data":
+        return media_type, None
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise bad_request("the Content-Type multipart/form-data has no boundary")
+    return media_type, boundary
+
+
+async def _body(request: Request, limit: int, max_bytes: int, limits: Limits, hold: Hold) -> AsyncIterator[bytes]:
+    """Yield the body's chunks; refuse it beyond `limit` bytes, saying that `max_bytes` are allowed."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
-        raise _too_large(max_bytes)
-
-
-async def _read_raw(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:
-    received, size = [], 0
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        received.append(chunk)
-    if not size:
-        raise GatewayError(422, "missing_file", "the body is empty")
-    return b"".join(received)
-
-
-async def _read_form(chunks: AsyncIterator[bytes], boundary: bytes, max_bytes: int) -> bytes:
-    form = _FileForm(max_bytes)
+        raise _too_large("the body", max_bytes)
     size = 0
-    try:
-        parser = MultipartParser(boundary, form.callbacks())
-        async for chunk in chunks:
-            size += len(chunk)
-            if size > max_bytes + _FORM_OVERHEAD_BYTES:
-                raise _too_large(max_bytes)
-            if chunk:
-                parser.write(chunk)
-    except FormParserError as error:
-        raise bad_request(f"the multipart body cannot be read: {error}") from error
-    return form.file()
+    deadline = anyio.current_time() + limits.body_seconds
+    chunks = request.stream()
+    while True:
+        try:
+            with anyio.fail_after(deadline - anyio.current_time()):
+                chunk = await chunks.__anext__()
+        except TimeoutError as error:
+            raise GatewayError(
+                408, "read_timeout", f"{size} bytes of the body arrived within {limits.body_seconds:g} s, and no end"
+            ) from error
+        if not chunk:
+            return
+        size += len(chunk)
+        if size > limit:
+            raise _too_large("the body", max_bytes)
+        hold(len(chunk))
+        request.state.body_bytes = size
+        yield chunk
 
 
 class _FileForm:
-    """Keeps the field `file` of a form while it is parsed, and the names of the other fields."""
+    """Keeps the files in one field of a form while it is parsed, and the names of the other fields."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, field: str, max_files: int, max_bytes: int) -> None:
+        self._field = field
+        self._max_files = max_files
         self._max_bytes = max_bytes
-        self._file: io.BytesIO | None = None
+        self._files: list[io.BytesIO | GatewayError] = []
         self._other_fields: list[str] = []
-        self._parts = 0
         self._in_file = False
         self._complete = False
         self._header_name = b""
         self._header_value = b""
         self._disposition = ""
 
-    def callbacks(self) -> dict:
-        return {
+    async def read(self, chunks: AsyncIterator[bytes], boundary: bytes) -> None:
+        """Parse a body to its end."""
+        callbacks = {
             "on_part_begin": self._part_begin,
             "on_header_field": self._header_field,
             "on_header_value": self._header_value_data,
@@ -99,23 +126,28 @@ class _FileForm:
             "on_part_data": self._part_data,
             "on_end": self._end,
         }
-
-    def file(self) -> bytes:
-        """Return the file of a form that was parsed to its end."""
+        try:
+            parser = MultipartParser(boundary, callbacks)
+            async for chunk in chunks:
+                parser.write(chunk)
+        except FormParserError as error:
+            raise bad_request(f"the multipart body cannot be read: {error}") from error
         if not self._complete:
             raise bad_request("the multipart body ends before its closing boundary")
-        if self._file is None:
+
+    def files(self) -> list[File]:
+        """Return the files of a form that was parsed to its end; at least one."""
+        if not self._files:
             found = ", ".join(map(repr, self._other_fields)) or "none"
-            raise GatewayError(422, "missing_file", f"the form has no field {FIELD!r}; its fields: {found}")
-        content = self._file.getvalue()
-        if not content:
-            raise GatewayError(422, "missing_file", f"the field {FIELD!r} is empty")
-        return content
+            raise GatewayError(422, "missing_file", f"the form has no field {self._field!r}; its fields: {found}")
+        return [
+            file if isinstance(file, GatewayError) else file.getvalue() or self._empty_file() for file in self._files
+        ]
+
+    def _empty_file(self) -> GatewayError:
+        return GatewayError(422, "missing_file", f"the field {self._field!r} is empty")
 
     def _part_begin(self) -> None:
-        self._parts += 1
-        if self._parts > _MAX_PARTS:
-            raise bad_request(f"the form has more than {_MAX_PARTS} fields")
         self._in_file = False
         self._header_name = self._header_value = b""
         self._disposition = ""
@@ -133,24 +165,38 @@ class _FileForm:
 
     def _headers_finished(self) -> None:
         name = parse_options_header(self._disposition)[1].get(b"name", b"").decode("utf-8", "replace")
-        if name != FIELD:
-            self._other_fields.append(name)
-        elif self._file is not None:
-            raise bad_request(f"the form has the field {FIELD!r} twice; one image a request is taken")
-        else:
-            self._file = io.BytesIO()
+        if name == self._field:
+            if len(self._files) == self._max_files:
+                raise bad_request(
+                    f"the form has more than {self._max_files} {self._field!r}; no more are taken at once"
+                )
+            self._files.append(io.BytesIO())
             self._in_file = True
+        else:
+            self._other_fields.append(name)
+            if len(self._other_fields) > _MAX_OTHER_PARTS:
+                raise bad_request(f"the form has more than {_MAX_OTHER_PARTS} fields beside {self._field!r}")
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._in_file:
-            assert self._file is not None
-            self._file.write(memoryview(data)[start:end])
-            if self._file.tell() > self._max_bytes:
-                raise _too_large(self._max_bytes)
+        if not self._in_file:
+            return
+        file = self._files[-1]
+        if isinstance(file, GatewayError):
+            return
+        if file.tell() + end - start > self._max_bytes:
+            self._files[-1] = _too_large("the file", self._max_bytes)
+        else:
+            file.write(memoryview(data)[start:end])
 
     def _end(self) -> None:
         self._complete = True
 
 
-def _too_large(max_bytes: int) -> GatewayError:
-    return GatewayError(413, "file_too_large", f"the file is larger than the {max_bytes} bytes allowed")
+def _unsupported(request: Request, supported: str) -> GatewayError:
+    return GatewayError(
+        415, "unsupported_type", f"the Content-Type is {request.headers.get('content-type', '')!r}; {supported}"
+    )
+
+
+def _too_large(what: str, max_bytes: int) -> GatewayError:
+    return GatewayError(413, "file_too_large", f"{what} is larger than the {max_bytes} bytes allowed")

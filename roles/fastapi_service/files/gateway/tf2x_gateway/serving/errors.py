@@ -56,7 +56,7 @@ _BY_CODE = {
 }
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError, address: str) -> ServingError:
-    """Return the typed error of a failed RPC."""
+def from_rpc_error(error: grpc.RpcError, address: str) -> ServingError:
+    """Return the typed error of an RPC that failed on a blocking or an asynchronous channel."""
     code = error.code()
     return _BY_CODE.get(code, ServingError)(code.name, error.details() or "no details", address)

@@ -1,13 +1,24 @@
-"""The messages of TF Serving's PredictionService and ModelService that the gateway sends and reads."""
+"""The messages with which models are asked for predictions, metadata and status."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tf2x_gateway.serving.tensors import Shape, decode_shape, decode_tensor, numpy_dtype, tensor_content_prefix
+from tf2x_gateway.serving.tensors import (
+    DT_STRING,
+    Shape,
+    array_buffer,
+    decode_shape,
+    decode_tensor,
+    dtype_name,
+    encode_tensor_parts,
+    numeric_tensor_prefix,
+    numpy_dtype,
+    string_tensor_parts,
+)
 from tf2x_gateway.serving.wire import (
     FieldValue,
     WireError,
@@ -24,6 +35,8 @@ from tf2x_gateway.serving.wire import (
 
 AVAILABLE = "AVAILABLE"
 _STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: AVAILABLE, 40: "UNLOADING", 50: "END"}
+# Bounds the memory of a frame that is given batches of every size.
+_MOST_PREFIXES = 64
 
 
 @dataclass(frozen=True)
@@ -82,35 +95,106 @@ class VersionStatus:
 
 @dataclass(frozen=True)
 class PredictResponse:
-    """The version that answered and its output tensors, by name."""
+    """The version that answered and its output tensors, by name; the arrays may be read-only views of the answer."""
 
     version: int | None
     outputs: Mapping[str, np.ndarray]
 
 
 class PredictRequestFrame:
-    """A PredictRequest of one input tensor with everything but the tensor's bytes encoded in advance."""
+    """A PredictRequest of one input tensor with everything but the tensor encoded in advance.
+
+    `row_shape` is the input's shape without its batch dimension. An input that has none (`batched` is False) gets
+    exactly one row. Threads may share a frame.
+    """
 
     def __init__(
-        self, spec: ModelSpec, input_name: str, dtype: int, shape: Shape, output_names: tuple[str, ...]
+        self,
+        spec: ModelSpec,
+        input_name: str,
+        dtype: int,
+        row_shape: Shape,
+        output_names: Sequence[str] = (),
+        *,
+        batched: bool = True,
     ) -> None:
-        self.shape = shape
-        self.dtype = numpy_dtype(dtype)
-        tensor_prefix, content_length = tensor_content_prefix(dtype, shape)
-        entry_prefix = bytes_field(1, input_name.encode())
-        entry_prefix += bytes_field_header(2, len(tensor_prefix) + content_length) + tensor_prefix
-        self._prefix = (
-            bytes_field(1, spec.encode())
-            + b"".join(bytes_field(3, name.encode()) for name in output_names)
-            + bytes_field_header(2, len(entry_prefix) + content_length)
-            + entry_prefix
-        )
+        self.row_shape = tuple(row_shape)
+        self.batched = batched
+        self._dtype = dtype
+        # None for strings, which have no fixed size.
+        self.numpy_dtype = None if dtype == DT_STRING else numpy_dtype(dtype)
+        self._head = _request_head(spec, output_names)
+        self._name_field = bytes_field(1, input_name.encode())
+        self._prefixes: dict[int, bytes] = {}
 
-    def encode(self, tensor: np.ndarray) -> bytes:
-        """Return the encoded PredictRequest with `tensor`, of the frame's shape and type, C order: one copy of it."""
-        if tensor.shape != self.shape or tensor.dtype != self.dtype:
-            raise ValueError(f"the frame is for {self.dtype}{self.shape}, the tensor is {tensor.dtype}{tensor.shape}")
-        return b"".join((self._prefix, tensor.data))
+    def encode(self, rows: np.ndarray) -> bytes:
+        """Return the encoded PredictRequest with `rows`, copied once.
+
+        They are a C-ordered array of the frame's type and of shape (n, *row_shape), or row_shape if not `batched`.
+        Raises ValueError for any other.
+        """
+        expected = ("n", *self.row_shape) if self.batched else self.row_shape
+        found = ("n", *rows.shape[1:]) if self.batched and rows.ndim else rows.shape
+        if self.numpy_dtype is None or found != expected or rows.dtype != self.numpy_dtype:
+            raise ValueError(
+                f"the frame is for {dtype_name(self._dtype)} of shape {_listed(expected)}, "
+                f"the array is {rows.dtype} of shape {_listed(rows.shape)}"
+            )
+        if not rows.flags.c_contiguous:
+            raise ValueError("the array is not C-ordered; numpy.ascontiguousarray makes it so")
+        count = len(rows) if self.batched else 1
+        prefix = self._prefixes.get(count)
+        if prefix is None:
+            if len(self._prefixes) >= _MOST_PREFIXES:
+                self._prefixes.clear()
+            tensor_prefix = numeric_tensor_prefix(self._dtype, rows.shape)
+            prefix = self._prefixes[count] = self._prefix(tensor_prefix, rows.nbytes)
+        return b"".join((prefix, array_buffer(rows)))
+
+    def encode_strings(self, items: Sequence[bytes]) -> bytes:
+        """Return the encoded PredictRequest with one string a row, copied once.
+
+        Raises ValueError if the frame's rows are no single strings, or for other than one item if not `batched`.
+        """
+        if self.numpy_dtype is not None or self.row_shape:
+            raise ValueError(
+                f"the frame is for {dtype_name(self._dtype)} rows of shape {_listed(self.row_shape)}, "
+                "not for single strings"
+            )
+        if not self.batched and len(items) != 1:
+            raise ValueError(f"the frame is for one string, {len(items)} were given")
+        prefix, values = string_tensor_parts((len(items),) if self.batched else (), items)
+        length = sum(map(len, values))
+        return b"".join((self._prefix(prefix, length), *values))
+
+    def _prefix(self, tensor_prefix: bytes, values_length: int) -> bytes:
+        tensor_header = bytes_field_header(2, len(tensor_prefix) + values_length)
+        entry = self._name_field + tensor_header + tensor_prefix
+        return self._head + bytes_field_header(2, len(entry) + values_length) + entry
+
+
+def encode_predict_request(
+    spec: ModelSpec, inputs: Mapping[str, np.ndarray], output_names: Sequence[str] = ()
+) -> bytes:
+    """Return the encoded PredictRequest for arrays by input name; ValueError for one of a type without a tensor."""
+    parts = [_request_head(spec, output_names)]
+    for name, array in inputs.items():
+        try:
+            tensor = encode_tensor_parts(np.asarray(array))
+        except ValueError as error:
+            raise ValueError(f"input {name!r}: {error}") from error
+        length = sum(map(len, tensor))
+        entry = bytes_field(1, name.encode()) + bytes_field_header(2, length)
+        parts += (bytes_field_header(2, len(entry) + length), entry, *tensor)
+    return b"".join(parts)
+
+
+def _request_head(spec: ModelSpec, output_names: Sequence[str]) -> bytes:
+    return bytes_field(1, spec.encode()) + b"".join(bytes_field(3, name.encode()) for name in output_names)
+
+
+def _listed(shape: Sequence[object]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
 
 
 def encode_metadata_request(spec: ModelSpec) -> bytes:

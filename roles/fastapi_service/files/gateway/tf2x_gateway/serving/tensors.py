@@ -26,8 +26,11 @@ DT_DOUBLE = 2
 DT_INT32 = 3
 DT_UINT8 = 4
 DT_STRING = 7
+DT_COMPLEX64 = 8
 DT_INT64 = 9
+DT_BOOL = 10
 DT_BFLOAT16 = 14
+DT_COMPLEX128 = 18
 DT_HALF = 19
 
 _NAMES = {
@@ -38,16 +41,19 @@ _NAMES = {
     5: "DT_INT16",
     6: "DT_INT8",
     DT_STRING: "DT_STRING",
-    8: "DT_COMPLEX64",
+    DT_COMPLEX64: "DT_COMPLEX64",
     DT_INT64: "DT_INT64",
-    10: "DT_BOOL",
+    DT_BOOL: "DT_BOOL",
     DT_BFLOAT16: "DT_BFLOAT16",
     17: "DT_UINT16",
-    18: "DT_COMPLEX128",
+    DT_COMPLEX128: "DT_COMPLEX128",
     DT_HALF: "DT_HALF",
     22: "DT_UINT32",
     23: "DT_UINT64",
 }
+
+# NumPy has no bfloat16, the upper half of a float32: an array of this type holds the bits.
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])
 
 # dtype: (little-endian NumPy type, number of the typed value field)
 _NUMERIC = {
@@ -58,14 +64,16 @@ _NUMERIC = {
     5: (np.dtype("<i2"), 7),
     6: (np.dtype("i1"), 7),
     17: (np.dtype("<u2"), 7),
+    DT_COMPLEX64: (np.dtype("<c8"), 9),
     DT_INT64: (np.dtype("<i8"), 10),
-    10: (np.dtype("?"), 11),
+    DT_BOOL: (np.dtype("?"), 11),
+    DT_COMPLEX128: (np.dtype("<c16"), 12),
     DT_HALF: (np.dtype("<f2"), 13),
-    # NumPy has no bfloat16: its bits are the upper half of a float32.
-    DT_BFLOAT16: (np.dtype("<u2"), 13),
+    DT_BFLOAT16: (BFLOAT16, 13),
     22: (np.dtype("<u4"), 16),
     23: (np.dtype("<u8"), 17),
 }
+_BY_NUMPY_TYPE = {wire_type: dtype for dtype, (wire_type, _unused) in _NUMERIC.items()}
 _STRING_VAL = 8
 
 Shape = tuple[int, ...]
@@ -77,20 +85,71 @@ def dtype_name(dtype: int) -> str:
 
 
 def numpy_dtype(dtype: int) -> np.dtype:
-    """Return the NumPy type of a numeric tensorflow.DataType; KeyError if it has none."""
-    if dtype == DT_BFLOAT16:
-        raise KeyError(dtype)
+    """Return the NumPy type of a numeric tensorflow.DataType, BFLOAT16 for bfloat16. Raises ValueError."""
+    if dtype not in _NUMERIC:
+        raise ValueError(f"{dtype_name(dtype)} has no NumPy type of numbers")
     return _NUMERIC[dtype][0]
 
 
-def tensor_content_prefix(dtype: int, shape: Shape) -> tuple[bytes, int]:
-    """Return what stands before `tensor_content` in a TensorProto of a numeric type, and the content's length in bytes.
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """Return float values as a BFLOAT16 array, rounded to nearest, ties to even."""
+    floats = np.asarray(values, dtype="<f4")
+    bits = floats.view("<u4")
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    # Rounding could carry a NaN's bits over to another number's.
+    return np.where(np.isnan(floats), 0x7FC0, rounded).astype("<u2").view(BFLOAT16)
+
+
+def numeric_tensor_prefix(dtype: int, shape: Shape) -> bytes:
+    """Return what stands before `tensor_content` in a TensorProto of a numeric type.
 
     The prefix followed by the array's bytes (C order, little-endian) is the whole message.
     """
-    dims = b"".join(bytes_field(2, varint_field(1, size)) for size in shape)
     length = math.prod(shape) * numpy_dtype(dtype).itemsize
-    return varint_field(1, dtype) + bytes_field(2, dims) + bytes_field_header(4, length), length
+    return _type_and_shape(dtype, shape) + bytes_field_header(4, length)
+
+
+def string_tensor_parts(shape: Shape, items: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
+    """Return what stands before the values in a TensorProto of strings, and the values with their headers."""
+    values: list[bytes] = []
+    for item in items:
+        values += (bytes_field_header(_STRING_VAL, len(item)), item)
+    return _type_and_shape(DT_STRING, shape), values
+
+
+def array_buffer(array: np.ndarray) -> memoryview:
+    """Return the bytes of a C-ordered array without a copy."""
+    return memoryview(array.reshape(-1).view(np.uint8))
+
+
+def encode_tensor_parts(array: np.ndarray) -> list[bytes | memoryview]:
+    """Return the encoded TensorProto of an array in pieces: its bytes are not copied unless they must be rearranged.
+
+    Strings are arrays of NumPy type S (whose trailing zero bytes NumPy drops), or of objects that are bytes.
+    Raises ValueError for a type that has no tensor.
+    """
+    if array.dtype.kind in "SO":
+        items = array.reshape(-1).tolist()
+        for item in items:
+            if not isinstance(item, bytes):
+                raise ValueError(f"an array of objects holds a {type(item).__name__}; only bytes make a tensor")
+        prefix, values = string_tensor_parts(array.shape, items)
+        return [prefix, *values]
+    # The type of the package ml_dtypes, which TensorFlow and JAX use.
+    if array.dtype.name == "bfloat16":
+        array = array.view("<u2").view(BFLOAT16)
+    wire_type = array.dtype.newbyteorder("<")
+    dtype = _BY_NUMPY_TYPE.get(wire_type)
+    if dtype is None:
+        hint = "; text must be encoded first" if array.dtype.kind == "U" else ""
+        raise ValueError(f"the NumPy type {array.dtype} has no tensor type{hint}")
+    contiguous = np.ascontiguousarray(array, dtype=wire_type)
+    return [numeric_tensor_prefix(dtype, array.shape), array_buffer(contiguous)]
+
+
+def _type_and_shape(dtype: int, shape: Shape) -> bytes:
+    dims = b"".join(bytes_field(2, varint_field(1, size)) for size in shape)
+    return varint_field(1, dtype) + bytes_field(2, dims)
 
 
 def decode_shape(message: memoryview) -> Shape | None:
@@ -141,7 +200,7 @@ def decode_tensor(message: memoryview) -> np.ndarray:
     else:
         values = _VALUE_DECODERS.get(dtype, _decode_varint_values)(fields.get(values_field, []), wire_type)
     if dtype == DT_BFLOAT16:
-        values = (values.astype("<u4") << 16).view("<f4")
+        values = (values.view("<u2").astype("<u4") << 16).view("<f4")
     return _fill(values, shape, np.zeros((), values.dtype))
 
 
@@ -166,7 +225,10 @@ def _decode_half_values(fields: Sequence[FieldValue], dtype: np.dtype) -> np.nda
 _VALUE_DECODERS: dict[int, Callable[[Sequence[FieldValue], np.dtype], np.ndarray]] = {
     DT_FLOAT: _decode_fixed_values,
     DT_DOUBLE: _decode_fixed_values,
+    DT_COMPLEX64: _decode_fixed_values,
+    DT_COMPLEX128: _decode_fixed_values,
     DT_HALF: _decode_half_values,
+    DT_BFLOAT16: _decode_half_values,
 }
 
 

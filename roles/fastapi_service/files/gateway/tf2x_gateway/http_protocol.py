@@ -1,0 +1,115 @@
+"""uvicorn's HTTP/1.1, with a bound on how long and how large headers may be, and an end that cuts nobody off."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tf2x_gateway.errors import error_body
+
+_MAX_HEADER_BYTES = 64 * 1024
+# How long a shutdown waits for a next request on an idle connection, before it closes it: whoever sends one at that
+# moment would otherwise see it fail.
+_LINGER_SECONDS = 0.5
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. A client has `header_seconds` for headers, from the connection or their first byte."""
+
+    def __init__(self, *, header_seconds: float, **uvicorn_arguments: Any) -> None:
+        super().__init__(**uvicorn_arguments)
+        self._header_seconds = header_seconds
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
+        self._in_headers = True
+        self._draining = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_header_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_header_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_headers:
+            self._start_header_timer()
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
+            self._refuse(431, "headers_too_large", f"the headers have more than the {_MAX_HEADER_BYTES} bytes allowed")
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        self._stop_header_timer()
+        super().on_headers_complete()
+        if self._draining:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        self._stop_header_timer()
+        super().on_message_complete()
+        self._in_headers = True
+        self._header_bytes = 0
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        # A body that was not waited for may still come; not for ever.
+        if not self._in_headers:
+            self._start_header_timer()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "bad_request", "this is no valid HTTP request")
+
+    def shutdown(self) -> None:
+        """Answer what is under way and what comes next; close the connection once it is idle."""
+        self._draining = True
+        if self._idle:
+            self.loop.call_later(_LINGER_SECONDS, self._close_if_idle)
+        else:
+            self.cycle.keep_alive = False
+
+    @property
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _close_if_idle(self) -> None:
+        # A request that has begun to come is still taken; its headers have their time like any others.
+        if self._idle and not self._header_bytes:
+            self.transport.close()
+
+    def _start_header_timer(self) -> None:
+        if self._header_timer is None:
+            self._header_timer = self.loop.call_later(self._header_seconds, self._headers_are_late)
+
+    def _stop_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _headers_are_late(self) -> None:
+        if self._in_headers and self._header_bytes:
+            self._refuse(408, "read_timeout", f"the headers did not end within {self._header_seconds:g} s")
+        else:
+            # Nothing was asked, or it is answered and the rest of its body still drips in.
+            self.transport.close()
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        if self.transport.is_closing():
+            return
+        if self._in_headers and not self._idle:
+            # The answer to the request before comes first, and is the last.
+            self.cycle.keep_alive = False
+            return
+        # An answer may be half sent, and nothing can be put into it.
+        if self._idle or not (self.cycle.response_started or self.pipeline):
+            body = error_body(code, message)
+            head = (
+                f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+                "connection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()

@@ -1,0 +1,140 @@
+"""What all requests share: the models, and the limits in front of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, Callable, TypeVar
+
+from starlette.requests import Request
+
+from tf2x_gateway import pixels, upload
+from tf2x_gateway.admission import BodyMemory, ClientLimit, Gate
+from tf2x_gateway.auth import ApiKeys
+from tf2x_gateway.config import GatewayConfig, Limits
+from tf2x_gateway.errors import GatewayError
+from tf2x_gateway.metrics import Metrics
+from tf2x_gateway.predictor import Outcome, Prediction, Predictor
+from tf2x_gateway.serving import AsyncServingClient
+
+_CONNECTIONS_PER_UPSTREAM = 2
+
+Body = TypeVar("Body")
+Answer = TypeVar("Answer")
+
+
+class DeclarationError(Exception):
+    """A model's declaration contradicts what TF Serving says of the model."""
+
+
+class Service:
+    """Answers requests for predictions while it is `running`."""
+
+    def __init__(self, config: GatewayConfig, metrics: Metrics) -> None:
+        self._config = config
+        self._metrics = metrics
+        limits = config.limits
+        pixels.set_process_limit(limits.max_image_pixels)
+        self._keys = ApiKeys(config.api_keys)
+        self.gate = Gate(limits.max_in_flight, limits.max_queued, metrics.refused.labels("queue").inc)
+        self._clients = ClientLimit(limits.max_in_flight_per_client, metrics.refused.labels("client").inc)
+        self._memory = BodyMemory(limits.max_buffered_bytes, metrics.refused.labels("memory").inc)
+        metrics.queued.set_function(lambda: self.gate.waiting)
+        self._predictors: dict[str, Predictor] = {}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Connect to TF Serving, whether it answers or not.
+
+        Raises DeclarationError if it does answer, and a model's declaration contradicts what it says.
+        """
+        config = self._config
+        client = AsyncServingClient(
+            config.upstream.grpc,
+            patience_seconds=config.upstream.deadline_seconds,
+            connections=_CONNECTIONS_PER_UPSTREAM,
+            on_retry=lambda address: self._metrics.upstream_retries.labels(address).inc(),
+        )
+        threads = max(1, len(os.sched_getaffinity(0)) // config.workers)
+        with ThreadPoolExecutor(threads, thread_name_prefix="decode") as decoders:
+            for name, declaration in config.models.items():
+                self._predictors[name] = Predictor(
+                    name, declaration, client=client, decoders=decoders, metrics=self._metrics
+                )
+            try:
+                results = (await self.check()).values()
+                contradictions = [
+                    result.message
+                    for result in results
+                    if isinstance(result, GatewayError) and result.code == "model_contract"
+                ]
+                if contradictions:
+                    raise DeclarationError("; ".join(contradictions))
+                yield
+            finally:
+                await client.close()
+
+    def authorize(self, request: Request, scope: str) -> str:
+        """Return who asks. Raises GatewayError unauthorized or forbidden."""
+        return self._keys.authorize(request, scope)
+
+    async def predict(self, request: Request, name: str) -> Prediction:
+        """Answer a request with one image. Raises GatewayError, ClientDisconnect."""
+        return await self._answer(request, name, upload.read_image, Predictor.predict)
+
+    async def predict_batch(self, request: Request, name: str) -> list[Outcome]:
+        """Answer a request with several images: each gets its scores, or its error. Raises as `predict` does."""
+        return await self._answer(request, name, upload.read_batch, _predict_files)
+
+    def models(self) -> list[Predictor]:
+        """Return the models in the order in which they are declared."""
+        return list(self._predictors.values())
+
+    async def check(self) -> dict[str, int | GatewayError | None]:
+        """Return for each model the version that can be asked now, or why none can."""
+        results = await asyncio.gather(
+            *(predictor.check() for predictor in self._predictors.values()), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, GatewayError):
+                raise result
+        return dict(zip(self._predictors, results))  # type: ignore[arg-type]
+
+    async def _answer(
+        self,
+        request: Request,
+        name: str,
+        read: Callable[[Request, Limits, upload.Hold], Awaitable[Body]],
+        predict: Callable[[Predictor, Body, float, Any], Awaitable[Answer]],
+    ) -> Answer:
+        client = self.authorize(request, "predict")
+        predictor = self._predictors.get(name)
+        if predictor is None:
+            known = ", ".join(sorted(self._predictors))
+            raise GatewayError(404, "model_not_found", f"there is no model {name!r}; there are: {known}")
+        with self._clients.request(client), self._memory.body() as hold:
+            # Whoever sends slowly holds memory, but no slot.
+            body = await read(request, self._config.limits, hold)
+            seconds = self._config.upstream.deadline_seconds
+            deadline = time.monotonic() + seconds
+            async with self.gate.slot(seconds):
+                with self._metrics.in_flight.track_inprogress():
+                    return await predict(predictor, body, deadline, _rpc_metadata(request))
+
+
+async def _predict_files(
+    predictor: Predictor, files: list[upload.File], deadline: float, metadata: Any
+) -> list[Outcome]:
+    """Predict the files that could be read, and keep the others' errors in their places."""
+    images = [file for file in files if isinstance(file, bytes)]
+    predicted = iter(await predictor.predict_batch(images, deadline, metadata))
+    return [next(predicted) if isinstance(file, bytes) else file for file in files]
+
+
+def _rpc_metadata(request: Request) -> tuple[tuple[str, str], ...]:
+    traceparent = request.state.traceparent
+    return (("traceparent", traceparent),) if traceparent else ()

@@ -1,0 +1,54 @@
+"""Restarting the gateway ten times while 50 requests a second come in loses none of them.
+
+Needs a running stack whose gateway runs on a lab host: TF2X_GATEWAY_URL is its address, TF2X_GATEWAY_CONTAINER the lab
+host's container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from load_generator import check_prediction, multipart, run_load  # noqa: E402
+
+RATE = 50
+RESTARTS = 10
+SECONDS_BETWEEN = 3
+
+
+@pytest.mark.asyncio
+async def test_no_request_fails_while_the_gateway_restarts():
+    # The small model: on this machine the stack's own speed must not be what is measured.
+    picture = (ROOT / "tests/models/colours/1/assets.extra/golden-stripes.png").read_bytes()
+    body, headers = multipart("file", picture, content_type="image/png")
+    url = os.environ["TF2X_GATEWAY_URL"] + "/models/colours/predict"
+    load = asyncio.create_task(
+        run_load(
+            url,
+            body,
+            headers,
+            connections=100,
+            rate=RATE,
+            seconds=RESTARTS * SECONDS_BETWEEN + 5,
+            timeout=30,
+            check=check_prediction,
+        )
+    )
+    for _unused in range(RESTARTS):
+        await asyncio.sleep(SECONDS_BETWEEN)
+        restart = await asyncio.create_subprocess_exec(
+            "docker", "exec", os.environ["TF2X_GATEWAY_CONTAINER"], "systemctl", "restart", "tf2x-gateway.service"
+        )
+        assert await restart.wait() == 0
+    result = await load
+    print(result.summary())
+    assert not result.failed, result.summary()
+    assert result.unsent == 0
+    assert result.ok == result.sent >= RATE * RESTARTS * SECONDS_BETWEEN
