@@ -83,5 +83,11 @@ molecule: build/stamps/test $(COLLECTION) ## every scenario on lab hosts
 bench: build/stamps/test build/stamps/tensorflow ## the gateway against the reference way and the floor: build/bench-gateway.txt
 	$(VENV)/bin/python benchmarks/gateway.py --tf-python $(TF_VENV)/bin/python --plot docs/images/bench-gateway.svg
 
+fuzz: build/stamps/test ## thousands of damaged requests for the gateway: build/fuzz.txt
+	$(VENV)/bin/python tests/fuzz/fuzz.py
+
+soak: build/stamps/test ## overload, slow clients and ten minutes of everything: build/soak.txt
+	$(VENV)/bin/python tests/soak/soak.py
+
 clean: demo-down ## also the environments and everything that was built
 	rm -rf build $(VENV) $(TF_VENV) .cache .ansible

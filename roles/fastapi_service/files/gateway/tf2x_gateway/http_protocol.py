@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -10,9 +11,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tf2x_gateway.errors import error_body
 
 _MAX_HEADER_BYTES = 64 * 1024
-# How long a shutdown waits for a next request on an idle connection, before it closes it: whoever sends one at that
-# moment would otherwise see it fail.
-_LINGER_SECONDS = 0.5
+# How long a shutdown waits for a next request on an idle connection, which is answered with `Connection: close`, before
+# it closes it. Whoever sends one at that very moment sees it fail, so the fewer are closed in this way the better; but
+# new connections wait meanwhile.
+_LINGER_SECONDS = 2.5
+_UNREAD_SECONDS = 0.05
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -78,8 +81,18 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _close_if_idle(self) -> None:
         # A request that has begun to come is still taken; its headers have their time like any others.
-        if self._idle and not self._header_bytes:
+        if not self._idle or self._header_bytes:
+            return
+        if self._has_unread_data():
+            self.loop.call_later(_UNREAD_SECONDS, self._close_if_idle)
+        else:
             self.transport.close()
+
+    def _has_unread_data(self) -> bool:
+        """Whether the kernel has bytes that were not read yet: a close would answer them with a reset."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def _start_header_timer(self) -> None:
         if self._header_timer is None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Callable, TypeVar
 
+import anyio
 from starlette.requests import Request
 
 from tf2x_gateway import pixels, upload
@@ -118,12 +119,23 @@ class Service:
             raise GatewayError(404, "model_not_found", f"there is no model {name!r}; there are: {known}")
         with self._clients.request(client), self._memory.body() as hold:
             # Whoever sends slowly holds memory, but no slot.
-            body = await read(request, self._config.limits, hold)
+            body = await self._in_time(request, read(request, self._config.limits, hold))
             seconds = self._config.upstream.deadline_seconds
             deadline = time.monotonic() + seconds
             async with self.gate.slot(seconds):
                 with self._metrics.in_flight.track_inprogress():
                     return await predict(predictor, body, deadline, _rpc_metadata(request))
+
+    async def _in_time(self, request: Request, reading: Awaitable[Body]) -> Body:
+        seconds = self._config.limits.body_seconds
+        try:
+            with anyio.fail_after(seconds):
+                return await reading
+        except TimeoutError as error:
+            size = getattr(request.state, "body_bytes", 0)
+            raise GatewayError(
+                408, "read_timeout", f"{size} bytes of the body arrived within {seconds:g} s, and no end"
+            ) from error
 
 
 async def _predict_files(

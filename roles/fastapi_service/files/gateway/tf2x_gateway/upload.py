@@ -6,7 +6,6 @@ import io
 from collections.abc import AsyncIterator
 from typing import Callable, Union
 
-import anyio
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
@@ -29,20 +28,20 @@ File = Union[bytes, GatewayError]
 async def read_image(request: Request, limits: Limits, hold: Hold) -> bytes:
     """Return the file in the multipart field `file`, or an image/* body as it is.
 
-    Raises GatewayError bad_request, file_too_large, unsupported_type, missing_file or read_timeout, what `hold`
-    raises, and ClientDisconnect.
+    Raises GatewayError bad_request, file_too_large, unsupported_type or missing_file, what `hold` raises, and
+    ClientDisconnect.
     """
     media_type, boundary = _content_type(request)
     max_bytes = limits.max_upload_bytes
     if media_type.startswith(b"image/"):
-        body = b"".join([chunk async for chunk in _body(request, max_bytes, max_bytes, limits, hold)])
+        body = b"".join([chunk async for chunk in _body(request, max_bytes, max_bytes, hold)])
         if not body:
             raise GatewayError(422, "missing_file", "the body is empty")
         return body
     if boundary is None:
         raise _unsupported(request, f"multipart/form-data with the field {IMAGE_FIELD!r}, or image/*, is supported")
     form = _FileForm(IMAGE_FIELD, 1, max_bytes)
-    await form.read(_body(request, max_bytes + _FORM_OVERHEAD_BYTES, max_bytes, limits, hold), boundary)
+    await form.read(_body(request, max_bytes + _FORM_OVERHEAD_BYTES, max_bytes, hold), boundary)
     (file,) = form.files()
     if isinstance(file, GatewayError):
         raise file
@@ -59,7 +58,7 @@ async def read_batch(request: Request, limits: Limits, hold: Hold) -> list[File]
         raise _unsupported(request, f"multipart/form-data with the field {BATCH_FIELD!r} is supported")
     form = _FileForm(BATCH_FIELD, limits.max_batch_images, limits.max_upload_bytes)
     max_bytes = limits.max_batch_bytes
-    await form.read(_body(request, max_bytes + _FORM_OVERHEAD_BYTES, max_bytes, limits, hold), boundary)
+    await form.read(_body(request, max_bytes + _FORM_OVERHEAD_BYTES, max_bytes, hold), boundary)
     return form.files()
 
 
@@ -74,24 +73,13 @@ def _content_type(request: Request) -> tuple[bytes, bytes | None]:
     return media_type, boundary
 
 
-async def _body(request: Request, limit: int, max_bytes: int, limits: Limits, hold: Hold) -> AsyncIterator[bytes]:
+async def _body(request: Request, limit: int, max_bytes: int, hold: Hold) -> AsyncIterator[bytes]:
     """Yield the body's chunks; refuse it beyond `limit` bytes, saying that `max_bytes` are allowed."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large("the body", max_bytes)
     size = 0
-    deadline = anyio.current_time() + limits.body_seconds
-    chunks = request.stream()
-    while True:
-        try:
-            with anyio.fail_after(deadline - anyio.current_time()):
-                chunk = await chunks.__anext__()
-        except TimeoutError as error:
-            raise GatewayError(
-                408, "read_timeout", f"{size} bytes of the body arrived within {limits.body_seconds:g} s, and no end"
-            ) from error
-        if not chunk:
-            return
+    async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
             raise _too_large("the body", max_bytes)
