@@ -62,7 +62,8 @@ lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff
 unit: build/stamps/test $(COLLECTION) ## modules, gateway and contracts, without Docker
 	mkdir -p build/reports
 	pytest --junit-xml=build/reports/unit.xml tests/unit
-	pytest --junit-xml=build/reports/load.xml tests/fuzz tests/soak
+	pytest --junit-xml=build/reports/fuzz.xml tests/fuzz
+	pytest --junit-xml=build/reports/soak.xml tests/soak
 
 browser: build/stamps/test $(COLLECTION) ## the gateway's pages in Chromium
 	mkdir -p build/reports

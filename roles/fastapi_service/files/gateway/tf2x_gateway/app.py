@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from tf2x_gateway import __version__, openapi, page
+from tf2x_gateway.access_log import AccessLog
 from tf2x_gateway.config import CONFIG_VARIABLE, GatewayConfig, load_config
 from tf2x_gateway.early_refusal import EarlyRefusal
 from tf2x_gateway.errors import RETRY_AFTER_SECONDS, GatewayError, error_body, error_document
@@ -44,12 +45,16 @@ def create_app(config: GatewayConfig) -> ASGIApp:
     metrics = Metrics()
     metrics.add_process_metrics()
     service = Service(config, metrics)
+    access_log = AccessLog() if config.access_log else None
     tracer = Tracer(config.otlp_endpoint) if config.otlp_endpoint else None
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with service.running():
-            yield
+            # A page of another origin reads no answer that lacks the headers of the application.
+            yield {} if config.cors_origins else {"early_refusal": EarlyRefusal(service.gate, app.routes, observer)}
+        if access_log is not None:
+            access_log.flush()
         if tracer is not None:
             tracer.close()
 
@@ -62,7 +67,6 @@ def create_app(config: GatewayConfig) -> ASGIApp:
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.add_middleware(EarlyRefusal, gate=service.gate, routes=app.routes)
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -77,15 +81,16 @@ def create_app(config: GatewayConfig) -> ASGIApp:
     _add_pages(app)
     if config.api_keys:
         openapi.add_api_keys(app.openapi())
-    return RequestObserver(
+    observer = RequestObserver(
         app,
         metrics=metrics,
         models=config.models,
         default_model=config.default_model,
-        access_log=config.access_log,
+        access_log=access_log,
         cross_origin=bool(config.cors_origins),
         tracer=tracer,
     )
+    return observer
 
 
 def _add_predictions(app: FastAPI, service: Service, default_model: str) -> None:

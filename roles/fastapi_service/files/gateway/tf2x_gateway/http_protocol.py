@@ -6,7 +6,7 @@ import asyncio
 import select
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tf2x_gateway.errors import error_body
 
@@ -51,6 +51,20 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._draining:
             self.cycle.keep_alive = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        early_refusal = self.app_state.get("early_refusal")
+        answer = None if early_refusal is None else early_refusal(cycle.scope)
+        if answer is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        head, body = answer.split(b"\r\n\r\n", 1)
+        connection = b"" if cycle.keep_alive else b"\r\nconnection: close"
+        self.transport.write(head + connection + b"\r\n\r\n" + body)
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def on_message_complete(self) -> None:
         self._stop_header_timer()

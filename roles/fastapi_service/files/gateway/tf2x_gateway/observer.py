@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import random
 import re
 import time
 from collections.abc import Collection
-from datetime import datetime, timezone
+from http import HTTPStatus
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tf2x_gateway.access_log import AccessLog
+from tf2x_gateway.errors import GatewayError, error_body
 from tf2x_gateway.metrics import Metrics
 from tf2x_gateway.tracing import Tracer
 
@@ -27,8 +27,6 @@ _SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-
-_access_log = logging.getLogger("tf2x_gateway.access")
 
 
 class RequestObserver:
@@ -45,7 +43,7 @@ class RequestObserver:
         metrics: Metrics,
         models: Collection[str],
         default_model: str,
-        access_log: bool,
+        access_log: AccessLog | None,
         cross_origin: bool,
         tracer: Tracer | None,
     ) -> None:
@@ -62,11 +60,7 @@ class RequestObserver:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        headers = Headers(scope=scope)
-        state = scope.setdefault("state", {})
-        request_id = _accepted(_REQUEST_ID, headers.get("x-request-id")) or f"{random.getrandbits(128):032x}"
-        state["request_id"] = request_id
-        state["traceparent"] = _accepted(_TRACEPARENT, headers.get("traceparent"))
+        state, request_id = _identify(scope)
         span = None
         if self._tracer is not None and scope["path"] not in _QUIET_PATHS:
             span, state["traceparent"] = self._tracer.start(state["traceparent"])
@@ -89,13 +83,30 @@ class RequestObserver:
         finally:
             self._note(scope, status, time.perf_counter() - started, span)
 
+    def answer(self, scope: Scope, error: GatewayError) -> bytes:
+        """Note a request that ends before the application, and return its answer: all but headers of the connection."""
+        state, request_id = _identify(scope)
+        state["error"] = error.code
+        self._note(scope, error.status, 0.0, None)
+        body = error_body(error.code, error.message)
+        headers = [
+            *((name.lower().encode(), value.encode()) for name, value in error.headers.items()),
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-request-id", request_id.encode()),
+            *self._headers,
+        ]
+        lines = [name + b": " + value for name, value in headers]
+        status_line = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}".encode()
+        return b"\r\n".join((status_line, *lines, b"", body))
+
     def _note(self, scope: Scope, status: int, seconds: float, span: Any) -> None:
         route = getattr(scope.get("route"), "path", "other")
         model = self._model(route, scope)
         self._metrics.requests.labels(model, route, str(status)).inc()
         self._metrics.request_seconds.labels(model, route).observe(seconds)
-        if self._access_log and (status >= 400 or route not in _QUIET_PATHS):
-            _access_log.info(_access_line(scope, status, seconds, model))
+        if self._access_log is not None and (status >= 400 or route not in _QUIET_PATHS):
+            self._access_log.write(_access_entry(scope, status, seconds, model))
         if self._tracer is not None and span is not None:
             method = scope["method"]
             attributes = {
@@ -118,10 +129,19 @@ def _accepted(pattern: re.Pattern[str], value: str | None) -> str:
     return value if value is not None and pattern.fullmatch(value) else ""
 
 
-def _access_line(scope: Scope, status: int, seconds: float, model: str) -> str:
+def _identify(scope: Scope) -> tuple[dict[str, Any], str]:
+    """Put id and trace context of a request into its state; return the state and the id."""
+    headers = Headers(scope=scope)
+    state = scope.setdefault("state", {})
+    request_id = _accepted(_REQUEST_ID, headers.get("x-request-id")) or f"{random.getrandbits(128):032x}"
+    state["request_id"] = request_id
+    state["traceparent"] = _accepted(_TRACEPARENT, headers.get("traceparent"))
+    return state, request_id
+
+
+def _access_entry(scope: Scope, status: int, seconds: float, model: str) -> dict[str, Any]:
     state = scope["state"]
-    line: dict[str, Any] = {
-        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+    entry: dict[str, Any] = {
         "request_id": state["request_id"],
         "client": scope["client"][0] if scope.get("client") else None,
         "method": scope["method"],
@@ -131,8 +151,8 @@ def _access_line(scope: Scope, status: int, seconds: float, model: str) -> str:
         "body_bytes": state.get("body_bytes", 0),
     }
     if model:
-        line["model"] = model
+        entry["model"] = model
     for key in ("version", "error", "api_key", "traceparent"):
         if state.get(key):
-            line[key] = state[key]
-    return json.dumps(line, ensure_ascii=False)
+            entry[key] = state[key]
+    return entry

@@ -90,7 +90,7 @@ ERRORS = {
         503,
         "As many requests are under way and wait as the `limits` of the gateway's configuration allow; `Retry-After` "
         "(seconds) says when to come back.",
-        "32 predictions are under way and 32 requests wait",
+        "16 predictions are under way and 32 requests wait",
     ),
     "upstream_unavailable": ErrorKind(
         503,

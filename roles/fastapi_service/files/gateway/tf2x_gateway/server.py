@@ -23,20 +23,11 @@ _FIRST_ACTIVATED_FD = 3
 _LOG_CONFIG: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {
-        "line": {"format": "%(levelname)s %(name)s: %(message)s"},
-        "json": {"format": "%(message)s"},
-    },
-    "handlers": {
-        "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
-        "access": {"class": "logging.StreamHandler", "formatter": "json"},
-    },
+    "formatters": {"line": {"format": "%(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
-    "loggers": {
-        "tf2x_gateway.access": {"handlers": ["access"], "propagate": False},
-        # Its warnings are about the bytes of single requests, which are answered with the same text.
-        "python_multipart": {"level": "ERROR"},
-    },
+    # Its warnings are about the bytes of single requests, which are answered with the same text.
+    "loggers": {"python_multipart": {"level": "ERROR"}},
 }
 # Longer than the proxies in front of gateways keep idle connections, so that it is they who close them.
 _KEEP_ALIVE_SECONDS = 75

@@ -118,6 +118,7 @@ class Service:
             known = ", ".join(sorted(self._predictors))
             raise GatewayError(404, "model_not_found", f"there is no model {name!r}; there are: {known}")
         with self._clients.request(client), self._memory.body() as hold:
+            self.gate.check()
             # Whoever sends slowly holds memory, but no slot.
             body = await self._in_time(request, read(request, self._config.limits, hold))
             seconds = self._config.upstream.deadline_seconds
