@@ -275,8 +275,8 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
         self._answer.set_result((self._parser.get_status_code(), b"".join(self._body)))
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._fail(error or ConnectionResetError("the connection was closed before the answer was complete"))
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(exc or ConnectionResetError("the connection was closed before the answer was complete"))
 
     def _fail(self, error: Exception) -> None:
         self.reusable = False

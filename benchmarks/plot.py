@@ -37,7 +37,7 @@ class Panel:
 
 
 def plot(found: Mapping[str, Any]) -> str:
-    """Return the SVG document for the results of a run; what was not measured has no bar."""
+    """Return the SVG document for the results of a run; what was not measured has no item."""
     panels = [panel for panel in _panels(found["details"]) if panel.bars]
     height = sum(_TITLE + _ROW * len(panel.bars) for panel in panels) + 12
     lines = [
@@ -50,13 +50,13 @@ def plot(found: Mapping[str, Any]) -> str:
     for panel in panels:
         lines.append(f'<text class="title" x="4" y="{top + 24}">{escape(panel.title)}</text>')
         top += _TITLE
-        scale = (_WIDTH - _LABELS - _VALUES) / max(bar.value for bar in panel.bars)
-        for bar in panel.bars:
-            width = max(1.0, bar.value * scale)
+        scale = (_WIDTH - _LABELS - _VALUES) / max(item.value for item in panel.bars)
+        for item in panel.bars:
+            width = max(1.0, item.value * scale)
             lines += [
-                f'<text x="{_LABELS - 8}" y="{top + 15}" text-anchor="end">{escape(bar.label)}</text>',
-                f'<rect class="{bar.kind}" x="{_LABELS}" y="{top + 3}" width="{width:.1f}" height="{_ROW - 6}"/>',
-                f'<text x="{_LABELS + width + 6:.1f}" y="{top + 15}">{_number(bar.value)}{bar.note}</text>',
+                f'<text x="{_LABELS - 8}" y="{top + 15}" text-anchor="end">{escape(item.label)}</text>',
+                f'<rect class="{item.kind}" x="{_LABELS}" y="{top + 3}" width="{width:.1f}" height="{_ROW - 6}"/>',
+                f'<text x="{_LABELS + width + 6:.1f}" y="{top + 15}">{_number(item.value)}{item.note}</text>',
             ]
             top += _ROW
     return "\n".join([*lines, "</svg>", ""])

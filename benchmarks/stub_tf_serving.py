@@ -121,19 +121,19 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def get_buffer(self, _size_hint: int) -> memoryview:
         return self._buffer
 
-    def buffer_updated(self, count: int) -> None:
-        at = min(self._skip, count)
+    def buffer_updated(self, nbytes: int) -> None:
+        at = min(self._skip, nbytes)
         self._skip -= at
-        while at < count:
+        while at < nbytes:
             if len(self._header) < 9:
-                start, at = at, min(at + 9 - len(self._header), count)
+                start, at = at, min(at + 9 - len(self._header), nbytes)
                 self._header += bytes(self._buffer[start:at])
                 if len(self._header) < 9:
                     return
                 high, low, self._kind, self._flags, self._stream = struct.unpack(">BHBBI", self._header)
                 self._left = high << 16 | low
                 self._control = b""
-            start, at = at, min(at + self._left, count)
+            start, at = at, min(at + self._left, nbytes)
             self._left -= at - start
             self._payload(start, at)
             if self._left == 0:
@@ -191,15 +191,15 @@ class RestConnection(asyncio.BufferedProtocol):
     def get_buffer(self, _size_hint: int) -> memoryview:
         return self._buffer
 
-    def buffer_updated(self, count: int) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
         if self._left == 0:
-            self._head += bytes(self._buffer[:count])
+            self._head += bytes(self._buffer[:nbytes])
             head, end, body = self._head.partition(b"\r\n\r\n")
             if not end:
                 return
             fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
-            self._left, self._head, count = int(fields[b"content-length"]), b"", len(body)
-        self._left -= count
+            self._left, self._head, nbytes = int(fields[b"content-length"]), b"", len(body)
+        self._left -= nbytes
         if self._left == 0:
             self._transport.write(self._ANSWER)
 

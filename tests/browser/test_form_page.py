@@ -87,8 +87,8 @@ def test_a_card_tells_all_about_its_prediction(gateway, stub, visit):
     (_label, best), (_other, second) = answered_scores(gateway, RED)
     expect(one).to_contain_text(f"{best * 100:.1f} %")
     expect(one).to_contain_text(f"{second * 100:.1f} %")
-    track, bar = (one.locator(place).first.bounding_box()["width"] for place in (".meter", ".meter span"))
-    assert bar / track == pytest.approx(best, abs=0.02)
+    track, filled = (one.locator(place).first.bounding_box()["width"] for place in (".meter", ".meter span"))
+    assert filled / track == pytest.approx(best, abs=0.02)
     assert one.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 40
 
 

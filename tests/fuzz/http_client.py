@@ -98,9 +98,9 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(error)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._writable.set()
-        self._fail(ConnectionResetError(str(error or "closed without an answer")))
+        self._fail(ConnectionResetError(str(exc or "closed without an answer")))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")

@@ -15,12 +15,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import conftest  # noqa: F401 - it says where the other modules are
+from conftest import ROOT
 from mixed_load import MixedLoad, mixed_load
 from overload import STATE_PATHS, Overload, best, cpu_bound_gateway, gateway_before_slow_upstream, overload
 from slow_clients import SlowClients, patient_gateway, slow_clients
 
-ROOT = Path(__file__).resolve().parents[2]
 _OVERLOAD_SECONDS = 15
 _SLOW_CLIENTS_SECONDS = 4
 _RESTART_EVERY_SECONDS = 25

@@ -208,7 +208,7 @@ def test_errors_are_typed_and_not_tried_again(new_client, stub, code, kind):
     stub.failures = [Failure(code, "what the server says")]
     with pytest.raises(ServingError) as caught:
         new_client(stub.address).predict_arrays(PETS, {"image": ROWS}, ["scores"])
-    assert type(caught.value) is kind
+    assert caught.value.__class__ is kind
     assert (caught.value.code, caught.value.details, caught.value.address) == (
         code.name,
         "what the server says",

@@ -71,6 +71,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._in_headers = True
         self._header_bytes = 0
+        # Where the answer came before the end of the body, the latter has ended uvicorn's own timer.
+        if self._idle and self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -188,7 +188,7 @@ def _errors() -> str:
     return _definitions(
         (
             f'<code id="error-{code}">{code}</code><span class="type">{kind.status}</span>',
-            f'{_prose(kind.when)}<p class="muted small">“{escape(kind.example)}”</p>',
+            f'{_prose(kind.when)}<p class="muted small"><q>{escape(kind.example)}</q></p>',
         )
         for code, kind in ERRORS.items()
     )
