@@ -51,7 +51,7 @@ class Limits(_Section):
     max_batch_images: int = Field(default=32, ge=1)
     max_batch_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
     max_in_flight: int = Field(default=16, ge=1)
-    max_queued: int = Field(default=32, ge=0)
+    max_queued: int = Field(default=128, ge=0)
     max_in_flight_per_client: Optional[int] = Field(default=None, ge=1)
     max_buffered_bytes: int = Field(default=128 * 1024 * 1024, ge=1)
     header_seconds: float = Field(default=10.0, gt=0)
