@@ -8,7 +8,10 @@ failed=0
 for scenario in "$@"; do
   start=$SECONDS
   printf 'molecule %-20s ' "$scenario"
-  if NO_COLOR=1 PY_COLORS=0 molecule test --scenario-name "$scenario" >"build/molecule/$scenario.log" 2>&1; then
+  export NO_COLOR=1 PY_COLORS=0
+  # A run that was cut off leaves hosts behind, and the belief that they are there.
+  molecule destroy --scenario-name "$scenario" >"build/molecule/$scenario.log" 2>&1
+  if molecule test --scenario-name "$scenario" >>"build/molecule/$scenario.log" 2>&1; then
     outcome=passed
   else
     outcome=failed
