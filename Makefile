@@ -14,7 +14,7 @@ TEST_LOCKS := requirements/test.txt requirements/dev.txt $(addprefix roles/minic
 TF_LOCKS := files/images/tf_serving_compat/requirements.txt roles/miniconda_prod_env/files/requirements.txt requirements/test.txt
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
-.PHONY: help setup demo demo-down test lint unit browser tensorflow sanity molecule bench fuzz soak clean
+.PHONY: help setup demo demo-down test lint unit browser tensorflow sanity molecule bench lifecycle fuzz soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,12 +77,17 @@ tensorflow: build/stamps/tensorflow ## what needs TensorFlow: the image, the mod
 sanity: build/stamps/test ## ansible-test sanity on a copy of the committed files
 	tools/sanity.sh
 
-molecule: build/stamps/test $(COLLECTION) ## every scenario on lab hosts
+molecule: build/stamps/test build/stamps/tensorflow $(COLLECTION) ## every scenario on lab hosts
 	lab/lab.sh engine
 	tools/molecule.sh $(SCENARIOS)
 
 bench: build/stamps/test build/stamps/tensorflow ## the gateway against the reference way and the floor: build/bench-gateway.txt
 	$(VENV)/bin/python benchmarks/gateway.py --tf-python $(TF_VENV)/bin/python --plot docs/images/bench-gateway.svg
+
+lifecycle: build/stamps/test build/stamps/tensorflow $(COLLECTION) ## releases under load on two hosts: build/lifecycle.txt
+	lab/lab.sh engine
+	tools/molecule.sh lifecycle
+	@cat build/lifecycle.txt
 
 fuzz: build/stamps/test ## thousands of damaged requests for the gateway: build/fuzz.txt
 	$(VENV)/bin/python tests/fuzz/fuzz.py

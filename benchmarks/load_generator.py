@@ -24,6 +24,7 @@ import httptools
 import uvloop
 
 Check = Callable[[bytes], None]
+Observer = Callable[[float, bytes], None]
 
 _BOUNDARY = "----tf2x-load-generator"
 # A closed loop would otherwise spin while nothing listens.
@@ -129,25 +130,30 @@ async def run_load(
     rate: float | None = None,
     seconds: float | None = None,
     requests: int | None = None,
+    stop: asyncio.Event | None = None,
     timeout: float = 30.0,
     check: Check = check_prediction,
+    observe: Observer | None = None,
 ) -> LoadResult:
-    """Send requests to an http:// URL until `seconds` or `requests`, whichever comes first, and count what came back.
+    """Send requests to an http:// URL until `seconds`, `requests` or `stop`, and count what came back.
 
     Several bodies take turns. Without a `rate` each connection sends its next request when the last one was answered;
     with one, a request is due every 1 / `rate` seconds, and the first free connection sends it. A request fails after
     `timeout` seconds, or if its answer has another status than 200 or a body for which `check` raises ValueError.
-    A lost connection is opened again for the next request.
+    A lost connection is opened again for the next request. `observe` is called for each answer that went well, with the
+    time at which its request was sent (`time.monotonic`) and its body.
     """
-    if seconds is None and requests is None:
-        raise ValueError("neither seconds nor requests is given: the run would not end")
+    if seconds is None and requests is None and stop is None:
+        raise ValueError("neither seconds nor requests nor stop is given: the run would not end")
     target = urlsplit(url)
     if target.scheme != "http" or not target.hostname:
         raise ValueError(f"the URL is {url!r}; http://HOST[:PORT]/PATH is supported")
     bodies = [body] if isinstance(body, bytes) else body
     messages = [_request_message(method, target, headers or {}, each) for each in bodies]
-    run = _Run(target, messages, rate=rate, seconds=seconds, requests=requests, timeout=timeout, check=check)
-    return await run.execute(connections)
+    run = _Run(
+        target, messages, rate=rate, seconds=seconds, requests=requests, timeout=timeout, check=check, observe=observe
+    )
+    return await run.execute(connections, stop)
 
 
 def _request_message(method: str, target: SplitResult, headers: Mapping[str, str], body: bytes) -> bytes:
@@ -168,6 +174,7 @@ class _Run:
         requests: int | None,
         timeout: float,
         check: Check,
+        observe: Observer | None,
     ) -> None:
         self._address = (target.hostname, target.port or 80)
         self._messages = messages
@@ -176,18 +183,35 @@ class _Run:
         self._requests = math.inf if requests is None else requests
         self._timeout = timeout
         self._check = check
+        self._observe = observe
         self._tickets = itertools.count()
         self._result = LoadResult()
 
-    async def execute(self, connections: int) -> LoadResult:
+    async def execute(self, connections: int, stop: asyncio.Event | None) -> LoadResult:
         self._loop = asyncio.get_running_loop()
         self._began = time.monotonic()
-        await asyncio.gather(*(self._keep_sending() for _unused in range(connections)))
+        self._ending = None if stop is None else asyncio.create_task(self._end_with(stop))
+        try:
+            await asyncio.gather(*(self._keep_sending() for _unused in range(connections)))
+        finally:
+            if self._ending is not None:
+                self._ending.cancel()
         self._result.seconds = time.monotonic() - self._began
         if self._rate is not None:
             due = min(self._requests, self._seconds * self._rate)
             self._result.unsent = math.ceil(due) - self._result.sent
         return self._result
+
+    async def _end_with(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._seconds = min(self._seconds, time.monotonic() - self._began)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait, or until the run is stopped."""
+        if self._ending is None:
+            await asyncio.sleep(seconds)
+        else:
+            await asyncio.wait([self._ending], timeout=seconds)
 
     async def _keep_sending(self) -> None:
         connection: _Connection | None = None
@@ -198,7 +222,9 @@ class _Run:
                 if ticket >= self._requests or max(now, due) - self._began >= self._seconds:
                     break
                 if due > now:
-                    await asyncio.sleep(due - now)
+                    await self._wait(due - now)
+                    if due - self._began >= self._seconds:
+                        break
                 connection = await self._send(connection, self._messages[ticket % len(self._messages)], due)
         finally:
             if connection is not None:
@@ -207,6 +233,7 @@ class _Run:
     async def _send(self, connection: _Connection | None, message: bytes, due: float) -> _Connection | None:
         """Send one request and count its outcome. Returns the connection if it can be used again."""
         self._result.sent += 1
+        sent = time.monotonic()
         try:
             async with asyncio.timeout(self._timeout):
                 if connection is None or not connection.reusable:
@@ -220,10 +247,10 @@ class _Run:
                 connection.close()
             await asyncio.sleep(_PAUSE_AFTER_LOST_CONNECTION_SECONDS)
             return None
-        self._note_answer(status, body, (time.monotonic() - due) * 1000)
+        self._note_answer(status, body, sent, (time.monotonic() - due) * 1000)
         return connection if connection.reusable else None
 
-    def _note_answer(self, status: int, body: bytes, latency_ms: float) -> None:
+    def _note_answer(self, status: int, body: bytes, sent: float, latency_ms: float) -> None:
         if status != 200:
             self._result.add_failure(str(status), body.decode("utf-8", "replace"))
             return
@@ -233,6 +260,8 @@ class _Run:
             self._result.add_failure("invalid answer", str(error))
         else:
             self._result.latencies_ms.append(latency_ms)
+            if self._observe is not None:
+                self._observe(sent, body)
 
 
 class _Connection(asyncio.Protocol):

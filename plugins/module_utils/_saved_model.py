@@ -8,8 +8,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible_collections.tf2x.serving.plugins.module_utils import _golden, _tensor_bundle, _warmup, _wire
@@ -67,6 +68,93 @@ def read(path: Path) -> SavedModel:
     _check_warmup(path / _warmup.WARMUP_FILE)
     golden = _read_golden(path, graph.signatures)
     return SavedModel(path, graph.tags, graph.tensorflow_version, graph.signatures, golden)
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where among files a SavedModel is, or the folder with several in numbered folders.
+
+    `folder`: relative, `.` for the top; `version`: that of the numbered folder, None when there is none or several.
+    """
+
+    folder: str
+    version: int | None
+    versions: list[int]
+
+
+def locate(names: Iterable[str]) -> Location:
+    """Find the SavedModel, or the versions of one, among the names of files. Raises SavedModelError."""
+    folders = sorted({PurePosixPath(name).parent for name in names if PurePosixPath(name).name == GRAPH_FILE})
+    # What lies in a SavedModel is part of it.
+    folders = [folder for folder in folders if not any(parent in folders for parent in folder.parents)]
+    if len(folders) == 1:
+        version = version_of(folders[0].name)
+        return Location(str(folders[0]), version, [] if version is None else [version])
+    found = [version_of(folder.name) for folder in folders]
+    if not folders or None in found or len({folder.parent for folder in folders}) > 1:
+        listed = ", ".join(map(str, folders[:10])) or "no folder"
+        raise SavedModelError(
+            f"there is a {GRAPH_FILE} in {listed}; one SavedModel, or its versions in numbered folders, would be right"
+        )
+    return Location(str(folders[0].parent), None, sorted(version for version in found if version is not None))
+
+
+def version_of(name: str) -> int | None:
+    """Return the version that the name of a folder stands for, None when it does not stand for one."""
+    return int(name) if name.isascii() and name.isdigit() and str(int(name)) == name else None
+
+
+def declaration_misfits(
+    model: SavedModel,
+    *,
+    labels: Sequence[str] | None,
+    signature_name: str | None = None,
+    input_name: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> list[str]:
+    """Return where a model and what a gateway declares about it disagree, both sides named; empty when they fit."""
+    name = signature_name or (model.golden.signature_name if model.golden else "serving_default")
+    signature = model.signatures.get(name)
+    if signature is None:
+        return [f"signature {name} is declared, the model has {', '.join(sorted(model.signatures))}"]
+    problems = []
+    if labels is not None:
+        problems += _label_misfits(model, signature, list(labels))
+    if input_name is not None and input_name not in signature.inputs:
+        problems.append(f"input {input_name} is declared, signature {name} takes {', '.join(sorted(signature.inputs))}")
+        return problems
+    if height is not None or width is not None:
+        problems += _size_misfits(signature, input_name, height, width)
+    return problems
+
+
+def _label_misfits(model: SavedModel, signature: Signature, labels: list[str]) -> list[str]:
+    problems = []
+    if model.golden and model.golden.labels and list(model.golden.labels) != labels:
+        problems.append(f"labels are declared as {labels}, {model.golden.path} has {list(model.golden.labels)}")
+    # Beside the scores a model may have outputs that labels have nothing to do with.
+    sizes = [spec.shape[-1] if spec.shape else -1 for spec in signature.outputs.values()]
+    if sizes and all(size not in (-1, len(labels)) for size in sizes):
+        outputs = ", ".join(f"{name} as {spec}" for name, spec in sorted(signature.outputs.items()))
+        problems.append(f"{len(labels)} labels are declared: {labels}, signature {signature.name} gives {outputs}")
+    return problems
+
+
+def _size_misfits(signature: Signature, input_name: str | None, height: int | None, width: int | None) -> list[str]:
+    if input_name is None and len(signature.inputs) != 1:
+        return [f"no input is declared, signature {signature.name} takes {', '.join(sorted(signature.inputs))}"]
+    name = input_name or next(iter(signature.inputs))
+    spec = signature.inputs[name]
+    declared = (-1, -1 if height is None else height, -1 if width is None else width, -1)
+    fits = spec.shape is None or (
+        len(spec.shape) == len(declared)
+        and all(-1 in (mine, theirs) or mine == theirs for mine, theirs in zip(spec.shape, declared))
+    )
+    if fits:
+        return []
+    size = " and ".join(f"{key} {value}" for key, value in (("height", height), ("width", width)) if value is not None)
+    return [f"{size} is declared, signature {signature.name} takes input {name} as {spec}"]
 
 
 def _served_graph(file: Path) -> _MetaGraph:

@@ -11,22 +11,18 @@ Every call raises ServingError with what was found and what would be right; NotR
 
 from __future__ import annotations
 
-import http.client
 import json
 import mimetypes
-import socket
-import time
 import traceback
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 
-from ansible.module_utils.urls import open_url
-from ansible_collections.tf2x.serving.plugins.module_utils import _predict, _signature, _tensor, _wire
+from ansible_collections.tf2x.serving.plugins.module_utils import _http, _predict, _signature, _tensor, _wire
+from ansible_collections.tf2x.serving.plugins.module_utils._http import NotReady, ServingError
 
 try:
     import grpc
@@ -36,36 +32,29 @@ except ImportError:
     grpc = None
     GRPC_ERROR = traceback.format_exc()
 
-_CHUNK = 1 << 16
-
-
-class ServingError(Exception):
-    """An endpoint answered wrongly, or not at all."""
-
-
-class NotReady(ServingError):
-    """An endpoint does not answer for the model yet, but may later."""
-
 
 @dataclass(frozen=True)
 class Target:
-    """Which model is asked: its version, or the one that a label points to, or the one that TF Serving picks."""
+    """Which model is asked: by label, or by version, or the version that TF Serving picks.
+
+    With both, `version` is the one that the label must stand for.
+    """
 
     model: str
     version: int | None = None
     label: str | None = None
 
     def __str__(self) -> str:
-        if self.version is not None:
-            return f"{self.model} version {self.version}"
-        return f"{self.model} label {self.label}" if self.label is not None else self.model
+        if self.label is not None:
+            return f"{self.model} label {self.label}"
+        return f"{self.model} version {self.version}" if self.version is not None else self.model
 
     @property
     def path(self) -> str:
         path = f"/v1/models/{quote(self.model, safe='')}"
-        if self.version is not None:
-            return f"{path}/versions/{self.version}"
-        return f"{path}/labels/{quote(self.label, safe='')}" if self.label is not None else path
+        if self.label is not None:
+            return f"{path}/labels/{quote(self.label, safe='')}"
+        return f"{path}/versions/{self.version}" if self.version is not None else path
 
 
 class Rest:
@@ -84,7 +73,7 @@ class Rest:
         try:
             return {int(entry["version"]): _state(entry) for entry in body["model_version_status"]}
         except (KeyError, TypeError, ValueError):
-            raise ServingError(f"status that is not TF Serving's: {_short(body)}") from None
+            raise ServingError(f"status that is not TF Serving's: {_http.short(body)}") from None
 
     def signatures(self, target: Target) -> tuple[int, dict[str, _signature.Signature]]:
         """Return the version that `target` stands for and its signatures."""
@@ -97,29 +86,35 @@ class Rest:
             raise ServingError(str(error)) from error
 
     def predict(
-        self, target: Target, signature_name: str, inputs: Mapping[str, _tensor.Tensor], outputs: list[str]
+        self, target: Target, request: bytes, outputs: list[str]
     ) -> dict[str, tuple[tuple[int, ...], list[float]]]:
-        """Return shape and values of the signature's `outputs` by name, asked for in column form."""
-        columns = {name: tensor.nested() for name, tensor in inputs.items()}
-        request = json.dumps({"signature_name": signature_name, "inputs": columns})
-        code, body = self._call(f"{target.path}:predict", request.encode(), "application/json")
+        """Return shape and values of the signature's `outputs` by name. `request`: what `predict_request` returns."""
+        code, body = self._call(f"{target.path}:predict", request, "application/json")
         if code != 200:
             raise ServingError(f"HTTP {code}: {_error(body)}")
         found = body.get("outputs") if isinstance(body, dict) else None
         if found is None:
-            raise ServingError(f"a prediction without outputs: {_short(body)}")
+            raise ServingError(f"a prediction without outputs: {_http.short(body)}")
         # A single output comes bare.
         columns = found if isinstance(found, dict) else dict.fromkeys(outputs if len(outputs) == 1 else [], found)
         missing = [name for name in outputs if name not in columns]
         if missing:
-            raise ServingError(f"a prediction without output {', '.join(missing)}: {_short(body)}")
+            raise ServingError(f"a prediction without output {', '.join(missing)}: {_http.short(body)}")
         try:
             return {name: _tensor.flatten(columns[name]) for name in outputs}
         except _tensor.TensorError as error:
-            raise ServingError(f"a prediction with {error}: {_short(body)}") from error
+            raise ServingError(f"a prediction with {error}: {_http.short(body)}") from error
 
     def _call(self, path: str, data: bytes | None = None, content_type: str = "") -> tuple[int, Any]:
-        return _json_call(f"{self._url}{path}", self._timeout, data, {"Content-Type": content_type} if data else {})
+        return _http.json_call(
+            f"{self._url}{path}", self._timeout, data, {"Content-Type": content_type} if data else {}
+        )
+
+
+def predict_request(signature_name: str, inputs: Mapping[str, _tensor.Tensor]) -> bytes:
+    """Return the body of a REST prediction in column form. It is the same for every endpoint, and may be large."""
+    columns = {name: tensor.nested() for name, tensor in inputs.items()}
+    return json.dumps({"signature_name": signature_name, "inputs": columns}).encode()
 
 
 class Gateway:
@@ -136,7 +131,7 @@ class Gateway:
         content_type, data = _upload(image)
         url = f"{self._url}/models/{quote(model, safe='')}/predict"
         headers = {**self._headers, "Content-Type": content_type}
-        code, body = _json_call(url, self._timeout, data, headers, validate_certs=self._validate_certs)
+        code, body = _http.json_call(url, self._timeout, data, headers, validate_certs=self._validate_certs)
         if code in (502, 503, 504):
             raise NotReady(f"HTTP {code}: {_gateway_error(body)}")
         if code != 200:
@@ -145,7 +140,7 @@ class Gateway:
             scores = {entry["label"]: float(entry["score"]) for entry in body["predictions"]}
             version = (body.get("model") or {}).get("version")
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise ServingError(f"a prediction that is not the gateway's: {_short(body)}") from None
+            raise ServingError(f"a prediction that is not the gateway's: {_http.short(body)}") from None
         return "" if version is None else str(version), scores
 
 
@@ -164,7 +159,8 @@ class Grpc:
         self, target: Target, signature_name: str, inputs: Mapping[str, _tensor.Tensor]
     ) -> dict[str, _tensor.Tensor]:
         """Return the outputs by name."""
-        request = _predict.encode_request(target.model, signature_name, inputs, target.version, target.label)
+        version = target.version if target.label is None else None
+        request = _predict.encode_request(target.model, signature_name, inputs, version, target.label)
         try:
             return _predict.decode_response(self._predict(request, timeout=self._timeout))
         except grpc.RpcError as error:
@@ -177,64 +173,6 @@ class Grpc:
 
     def close(self) -> None:
         self._channel.close()
-
-
-def _json_call(
-    url: str, timeout: float, data: bytes | None, headers: dict[str, str], *, validate_certs: bool = True
-) -> tuple[int, Any]:
-    """Return HTTP status and JSON body; NaN and Infinity are taken, as TF Serving may answer them."""
-    code, body = _call(url, timeout, data, headers, validate_certs)
-    try:
-        return code, json.loads(body)
-    except ValueError:
-        kind = NotReady if code in (404, 502, 503, 504) else ServingError
-        raise kind(f"HTTP {code} with a body that is not JSON: {_short(body.decode(errors='replace'))}") from None
-
-
-def _call(
-    url: str, timeout: float, data: bytes | None, headers: dict[str, str], validate_certs: bool
-) -> tuple[int, bytes]:
-    deadline = time.monotonic() + timeout
-    try:
-        try:
-            response = open_url(
-                url,
-                data=data,
-                headers=headers,
-                validate_certs=validate_certs,
-                method="GET" if data is None else "POST",
-                timeout=timeout,
-                # These are the service's own addresses; a proxy of the environment is for the world outside.
-                use_proxy=False,
-                decompress=False,
-                follow_redirects="none",
-            )
-        except HTTPError as error:
-            response = error
-        with response:
-            return response.code, _read(response, deadline)
-    except (socket.timeout, TimeoutError):  # two classes before Python 3.10
-        raise NotReady(f"no whole answer within {timeout:g} s") from None
-    except URLError as error:
-        if isinstance(error.reason, (socket.timeout, TimeoutError)):
-            raise NotReady(f"no answer within {timeout:g} s") from None
-        raise NotReady(f"no connection: {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise NotReady(f"the connection broke: {error or type(error).__name__}") from error
-    except ValueError as error:
-        raise ServingError(f"{url} is not a URL that can be asked: {error}") from error
-
-
-def _read(response: Any, deadline: float) -> bytes:
-    """Read a body, however slowly it drips, until `deadline`."""
-    parts = []
-    while True:
-        part = response.read1(_CHUNK)
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
-        if time.monotonic() > deadline:
-            raise TimeoutError
 
 
 def _upload(file: Path) -> tuple[str, bytes]:
@@ -254,14 +192,9 @@ def _state(entry: Mapping[str, Any]) -> str:
 
 
 def _error(body: Any) -> str:
-    return str(body["error"]).strip() if isinstance(body, dict) and "error" in body else _short(body)
+    return str(body["error"]).strip() if isinstance(body, dict) and "error" in body else _http.short(body)
 
 
 def _gateway_error(body: Any) -> str:
     error = body.get("error") if isinstance(body, dict) else None
-    return f"{error.get('code')}: {error.get('message')}" if isinstance(error, dict) else _short(body)
-
-
-def _short(value: Any) -> str:
-    text = " ".join((value if isinstance(value, str) else json.dumps(value)).split())
-    return f"{text[:200]}…" if len(text) > 200 else text or "nothing"
+    return f"{error.get('code')}: {error.get('message')}" if isinstance(error, dict) else _http.short(body)

@@ -50,6 +50,10 @@ options:
   source:
     description:
       - Folder on the target that is a SavedModel, or that holds SavedModels in numbered folders.
+      - With O(state=present), may be an archive on the target too, tar, tar.gz or zip, with the SavedModel at its top,
+        as O(pack) writes it. Then O(version) and O(digest) are required. It is unpacked straight into the store, under
+        a name that TF Serving does not see, and its digest is checked before it appears. Links, devices and paths that
+        lead out of it are refused.
       - May be left out with O(state=present) when O(digest) is given and the store has that content already.
     type: path
   root:
@@ -71,6 +75,58 @@ options:
       - Guards the way from the controller to the target. Once the store has this content, O(source) is not looked at
         any more, so it need not be copied to the target again.
     type: str
+  size_bytes:
+    description:
+      - Size of the model as this module returns it in RV(size_bytes), for O(state=present) in check mode with O(digest)
+        when O(source) is not there yet. The module then fails when the store has no room for it.
+      - So every target can be asked before the model is copied to any. Room for the copy itself is not included.
+    type: int
+  labels:
+    description:
+      - What the gateway declares the scores to stand for, in order, for O(state=inspected).
+      - The module fails when the golden file has other labels or the same in another order, or when no output of the
+        signature can have as many scores. An output of open size can have any number.
+    type: list
+    elements: str
+  input:
+    description:
+      - What the gateway declares about the model's input, for O(state=inspected). The module fails when the signature
+        has it otherwise. What is left out is not checked.
+    type: dict
+    suboptions:
+      name:
+        description:
+          - Name of the input. May be left out when the signature has just one.
+        type: str
+      height:
+        description:
+          - Height of the images in pixels.
+        type: int
+      width:
+        description:
+          - Width of the images in pixels.
+        type: int
+      signature_name:
+        description:
+          - Signature that the gateway calls, with which O(labels) are compared too. Defaults to that of the golden
+            file, and without one to V(serving_default).
+        type: str
+  golden_required:
+    description:
+      - Whether O(state=inspected) fails for a model without a golden file.
+    type: bool
+    default: false
+  pack:
+    description:
+      - File to write the SavedModel to with O(state=inspected), as an uncompressed tar to be copied to the targets in
+        one piece. Only readable by the user that runs the module.
+      - Equal models give equal files. A file that holds this model already is left alone.
+    type: path
+  digests:
+    description:
+      - Whether O(state=listed) computes digests, for which it reads every byte of every version.
+    type: bool
+    default: true
   owner:
     description:
       - User that owns the published files. The user that runs the module by default.
@@ -96,7 +152,9 @@ options:
     default: []
 notes:
   - In check mode, O(state=present) with O(digest) does not mind an O(source) that is not there, because the task that
-    copies it to the target did nothing either.
+    copies it to the target did nothing either. It fails all the same when O(version) is there with another digest.
+seealso:
+  - module: tf2x.serving.tf_serving_model_source
 """
 
 EXAMPLES = r"""
@@ -104,12 +162,33 @@ EXAMPLES = r"""
   tf2x.serving.tf_serving_model:
     state: inspected
     source: files/models/pets
+    labels: [cat, dog]
+    input:
+      height: 380
+      width: 380
+    golden_required: true
+    pack: /var/tmp/pets.tar
   delegate_to: localhost
   register: pets
 
+- name: Make sure that every node can take it
+  tf2x.serving.tf_serving_model:
+    root: /opt/tf2x/models
+    name: pets
+    version: "{{ pets.version }}"
+    digest: "{{ pets.digest }}"
+    size_bytes: "{{ pets.size_bytes }}"
+  check_mode: true
+
+- name: Copy it to the nodes
+  ansible.builtin.copy:
+    src: /var/tmp/pets.tar
+    dest: /opt/tf2x/staging/pets.tar
+    mode: "0600"
+
 - name: Publish it
   tf2x.serving.tf_serving_model:
-    source: /opt/tf2x/incoming/pets
+    source: /opt/tf2x/staging/pets.tar
     root: /opt/tf2x/models
     name: pets
     version: "{{ pets.version }}"
@@ -152,6 +231,11 @@ size_bytes:
   returned: success and O(state=inspected)
   type: int
   sample: 1432211
+packed_bytes:
+  description: Size of the file that O(pack) names, in check mode as it would be.
+  returned: success and O(state) is V(inspected) and O(pack) is set
+  type: int
+  sample: 1443840
 tags:
   description: Tags of the graph that is served.
   returned: success and O(state=inspected)
@@ -220,10 +304,10 @@ versions:
       description: The version.
       type: int
     digest:
-      description: Digest of its content, without the warm-up requests.
+      description: Digest of its content, without the warm-up requests. V(null) with O(digests=false).
       type: str
     size_bytes:
-      description: Size of all its files.
+      description: Size of all its files. V(null) in check mode for a version that would be unpacked or copied first.
       type: int
   sample:
     - version: 1
@@ -242,7 +326,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.tf2x.serving.plugins.module_utils import _model_store, _saved_model, _warmup
+from ansible_collections.tf2x.serving.plugins.module_utils import _archive, _disk, _model_store, _saved_model, _warmup
 
 
 class _Failure(Exception):
@@ -254,6 +338,8 @@ def _source_dir(source: str | None, version: int | None) -> tuple[Path, int | No
     if not source:
         raise _Failure("source is missing, the folder with the SavedModel would be right")
     folder = Path(source)
+    if folder.is_file():
+        raise _Failure(f"source {folder} is not a folder; tf_serving_model_source unpacks archives")
     if not folder.is_dir():
         raise _Failure(f"source {folder} is not a folder")
     found = _model_store.versions(folder)
@@ -277,8 +363,13 @@ def _inspected(module: AnsibleModule) -> dict[str, Any]:
     model = _saved_model.read(folder)
     digest = _model_store.digest(folder)
     _check_digest(folder, digest, module.params["digest"])
+    _check_declaration(module, model)
+    packed: dict[str, Any] = {"changed": False}
+    if module.params["pack"]:
+        changed, size = _archive.pack(folder, Path(module.params["pack"]), dry=module.check_mode)
+        packed = {"changed": changed, "packed_bytes": size}
     return {
-        "changed": False,
+        **packed,
         "version": version,
         "folder": str(folder),
         "digest": digest,
@@ -288,6 +379,24 @@ def _inspected(module: AnsibleModule) -> dict[str, Any]:
     }
 
 
+def _check_declaration(module: AnsibleModule, model: _saved_model.SavedModel) -> None:
+    if module.params["golden_required"] and not model.golden:
+        raise _Failure(f"{model.path} has no golden file {_saved_model.GOLDEN_FILE}, but golden_required is true")
+    labels, declared = module.params["labels"], module.params["input"] or {}
+    if labels is None and not declared:
+        return
+    problems = _saved_model.declaration_misfits(
+        model,
+        labels=labels,
+        signature_name=declared.get("signature_name"),
+        input_name=declared.get("name"),
+        height=declared.get("height"),
+        width=declared.get("width"),
+    )
+    if problems:
+        raise _Failure(f"{model.path} does not fit what is declared about it: {'; '.join(problems)}")
+
+
 def _present(module: AnsibleModule, model_dir: Path) -> dict[str, Any]:
     source, version, wanted = (module.params[name] for name in ("source", "version", "digest"))
     before = _model_store.describe(model_dir)
@@ -295,20 +404,20 @@ def _present(module: AnsibleModule, model_dir: Path) -> dict[str, Any]:
 
     if wanted and stored.get(version) == wanted:
         return _kept(module, model_dir, version, before)
-    if module.check_mode and wanted and version and not Path(source or "").is_dir():
+    if module.check_mode and wanted and version and not (source and Path(source).exists()):
         _check_unused(model_dir, version, wanted, stored)
+        _disk.check_space(model_dir, module.params["size_bytes"] or 0)
         return _published(model_dir, before, {"version": version, "digest": wanted, "size_bytes": None})
+    if source and Path(source).is_file():
+        return _unpacked(module, model_dir, before)
 
     folder, version = _source_dir(source, version)
     if version is None:
         raise _Failure(f"version is not set, and source {folder} does not tell it: it is not in a numbered folder")
-    model = _saved_model.read(folder)
-    warmup = b""
-    if model.golden and not (folder / _warmup.WARMUP_FILE).exists():
-        warmup = _warmup.warmup_file(model.golden, module.params["name"])
+    warmup = _own_warmup(module, _saved_model.read(folder))
     size = _model_store.size(folder) + len(warmup)
     if version not in stored:
-        _model_store.check_space(model_dir, size)
+        _disk.check_space(model_dir, size)
     digest = _model_store.digest(folder)
     _check_digest(folder, digest, wanted)
     if version in stored and stored[version] == digest:
@@ -319,10 +428,46 @@ def _present(module: AnsibleModule, model_dir: Path) -> dict[str, Any]:
             folder,
             model_dir / str(version),
             source_digest=digest,
-            warmup=warmup,
-            prepare=lambda incoming: _set_attributes(module, model_dir, incoming),
+            size_bytes=size,
+            complete=lambda incoming: _complete(module, model_dir, incoming, warmup),
         )
     return _published(model_dir, before, {"version": version, "digest": digest, "size_bytes": size})
+
+
+def _unpacked(module: AnsibleModule, model_dir: Path, before: list[dict[str, Any]]) -> dict[str, Any]:
+    archive, version, wanted = (module.params[name] for name in ("source", "version", "digest"))
+    if not wanted or not version:
+        raise _Failure(f"source {archive} is an archive, so version and digest are needed; state=inspected tells them")
+    _check_unused(model_dir, version, wanted, {entry["version"]: entry["digest"] for entry in before})
+    # The digest says that it is meant, and the space that is free how large it may be.
+    size = sum(entry.size for entry in _archive.entries(Path(archive), max_bytes=None))
+    _disk.check_space(model_dir, size)
+    version_dir = model_dir / str(version)
+    if not module.check_mode:
+        _model_store.publish(
+            Path(archive),
+            version_dir,
+            source_digest=wanted,
+            size_bytes=size,
+            complete=lambda incoming: _complete(
+                module, model_dir, incoming, _own_warmup(module, _saved_model.read(incoming))
+            ),
+        )
+    size_bytes = None if module.check_mode else _model_store.size(version_dir)
+    return _published(model_dir, before, {"version": version, "digest": wanted, "size_bytes": size_bytes})
+
+
+def _own_warmup(module: AnsibleModule, model: _saved_model.SavedModel) -> bytes:
+    """Return the warm-up file to write, empty for a model without golden inputs or with warm-up requests of its own."""
+    if not model.golden or (model.path / _warmup.WARMUP_FILE).exists():
+        return b""
+    return _warmup.warmup_file(model.golden, module.params["name"])
+
+
+def _complete(module: AnsibleModule, model_dir: Path, incoming: Path, warmup: bytes) -> None:
+    if warmup:
+        (incoming / _warmup.WARMUP_FILE).write_bytes(warmup)
+    _set_attributes(module, model_dir, incoming)
 
 
 def _check_unused(model_dir: Path, version: int, digest: str, stored: dict[int, str]) -> None:
@@ -387,7 +532,7 @@ def _pruned(module: AnsibleModule, model_dir: Path) -> dict[str, Any]:
 
 
 def _listed(module: AnsibleModule, model_dir: Path) -> dict[str, Any]:
-    return {"changed": False, "versions": _model_store.describe(model_dir)}
+    return {"changed": False, "versions": _model_store.describe(model_dir, digests=module.params["digests"])}
 
 
 def _change(model_dir: Path, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
@@ -430,6 +575,20 @@ def main() -> None:
             "name": {"type": "str"},
             "version": {"type": "int"},
             "digest": {"type": "str"},
+            "size_bytes": {"type": "int"},
+            "labels": {"type": "list", "elements": "str"},
+            "input": {
+                "type": "dict",
+                "options": {
+                    "name": {"type": "str"},
+                    "height": {"type": "int"},
+                    "width": {"type": "int"},
+                    "signature_name": {"type": "str"},
+                },
+            },
+            "golden_required": {"type": "bool", "default": False},
+            "pack": {"type": "path"},
+            "digests": {"type": "bool", "default": True},
             "owner": {"type": "str"},
             "group": {"type": "str"},
             "mode": {"type": "str", "default": "u=rwX,go=rX"},
@@ -447,7 +606,14 @@ def main() -> None:
     )
     try:
         result = _run(module)
-    except (_Failure, _saved_model.SavedModelError, _model_store.StoreError, OSError) as error:
+    except (
+        _Failure,
+        _saved_model.SavedModelError,
+        _model_store.StoreError,
+        _archive.ArchiveError,
+        _disk.DiskError,
+        OSError,
+    ) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

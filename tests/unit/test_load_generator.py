@@ -6,6 +6,7 @@ import asyncio
 import email
 import json
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -146,6 +147,42 @@ async def test_a_closed_loop_ends_with_its_time(server: Server) -> None:
     assert 0 < result.sent <= 6
     assert result.ok == result.sent
     assert result.seconds >= 2.5 * SLOW_SECONDS
+
+
+@pytest.mark.parametrize("rate", [None, 50])
+async def test_a_run_is_stopped_from_outside(server: Server, rate: float | None) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.5, stop.set)
+    result = await run_load(server.url + "/slow", b"image", connections=20, rate=rate, stop=stop)
+    assert result.seconds >= 0.5
+    assert result.ok == result.sent >= 20
+    assert len(server.bodies) == result.sent
+    # Each connection waits for a request that is due after the end, and leaves it.
+    if rate is not None:
+        assert 25 <= result.sent + result.unsent <= result.seconds * rate + 1
+        assert result.unsent >= 0
+
+
+async def test_a_run_that_is_stopped_does_not_wait_for_what_is_due_later(server: Server) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.2, stop.set)
+    load = run_load(server.url + "/good", b"image", connections=3, rate=0.05, stop=stop)
+    result = await asyncio.wait_for(load, 10)
+    assert (result.sent, result.ok, result.unsent) == (1, 1, 0)
+
+
+async def test_good_answers_are_shown_with_the_time_of_their_requests(server: Server) -> None:
+    seen: list[tuple[float, bytes]] = []
+    began = time.monotonic()
+    result = await run_load(
+        server.url + "/slow", b"image", connections=2, requests=4, observe=lambda *answer: seen.append(answer)
+    )
+    assert [json.loads(body) for _unused, body in seen] == [GOOD] * 4
+    assert began <= seen[0][0] <= began + result.seconds - 2 * SLOW_SECONDS
+    assert seen[-1][0] >= seen[0][0] + SLOW_SECONDS
+    seen.clear()
+    await run_load(server.url + "/busy", b"image", requests=4, observe=lambda *answer: seen.append(answer))
+    assert seen == []
 
 
 async def test_a_fixed_rate_is_kept(server: Server) -> None:

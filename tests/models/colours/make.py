@@ -3,7 +3,7 @@
     python make.py     # with TensorFlow; writes 1/
 
 Input `picture`, uint8 (n, 96, 64, 3); output `scores`, float32 (n, 3), how red, green and blue a picture is on average,
-adding up to 1. There is nothing to train.
+adding up to 1. There is nothing to train. `variants.py` makes further versions of it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,18 @@ HEIGHT, WIDTH = 96, 64
 class Colours(tf.Module):
     """The softmax of the mean colour, with a temperature that is a variable: TF Serving wants one to restore."""
 
-    def __init__(self) -> None:
+    def __init__(self, temperature: float = 32.0) -> None:
         super().__init__()
-        self.temperature = tf.Variable(32.0, name="temperature", trainable=False)
+        self.temperature = tf.Variable(temperature, name="temperature", trainable=False)
 
     @tf.function(input_signature=[tf.TensorSpec((None, HEIGHT, WIDTH, 3), tf.uint8, name="picture")])
     def classify(self, picture: tf.Tensor) -> dict[str, tf.Tensor]:
         means = tf.reduce_mean(tf.cast(picture, tf.float32), axis=(1, 2))
-        return {"scores": tf.nn.softmax(means / self.temperature)}
+        return {"scores": self.scores(means)}
+
+    def scores(self, means: tf.Tensor) -> tf.Tensor:
+        """Return the scores (n, 3) of mean colours (n, 3)."""
+        return tf.nn.softmax(means / self.temperature)
 
 
 def golden_picture() -> Image.Image:
@@ -43,17 +48,16 @@ def golden_picture() -> Image.Image:
     )
 
 
-def main() -> None:
-    """Write the model and its golden file."""
-    model = Colours()
-    tf.saved_model.save(model, str(FOLDER), signatures={"serving_default": model.classify})
-    (FOLDER / "fingerprint.pb").unlink(missing_ok=True)
-    extra = FOLDER / "assets.extra"
+def save(model: Colours, folder: Path, labels: Sequence[str] = LABELS) -> None:
+    """Write a model into `folder`, with a golden file that holds what it answers."""
+    tf.saved_model.save(model, str(folder), signatures={"serving_default": model.classify})
+    (folder / "fingerprint.pb").unlink(missing_ok=True)
+    extra = folder / "assets.extra"
     extra.mkdir(exist_ok=True)
     picture = golden_picture()
     picture.save(extra / "golden-stripes.png", optimize=True)
     pixels = np.asarray(picture)[np.newaxis]
-    scores = tf.saved_model.load(str(FOLDER)).signatures["serving_default"](picture=tf.constant(pixels))["scores"]
+    scores = tf.saved_model.load(str(folder)).signatures["serving_default"](picture=tf.constant(pixels))["scores"]
     case = {
         "name": "stripes",
         "inputs": {
@@ -76,11 +80,11 @@ def main() -> None:
         "format": 1,
         "signature_name": "serving_default",
         "tolerance": 1e-5,
-        "labels": list(LABELS),
+        "labels": list(labels),
         "cases": [case],
     }
     (extra / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    save(Colours(), FOLDER)

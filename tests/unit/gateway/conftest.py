@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -54,11 +54,11 @@ def new_stub() -> Iterator[Callable[[], StubServing]]:
 
 @pytest.fixture
 def new_gateway() -> Iterator[Callable[..., Gateway]]:
-    """Starts gateways for upstream addresses and configuration changes, and stops them."""
+    """Starts gateways for upstream addresses and configuration changes, and stops them; the rest is Gateway's."""
     gateways: list[Gateway] = []
 
-    def start(*upstreams: str, **changes: Any) -> Gateway:
-        gateways.append(Gateway(gateway_config(*upstreams, **changes)))
+    def start(*upstreams: str, traffic: str | None = None, options: Sequence[str] = (), **changes: Any) -> Gateway:
+        gateways.append(Gateway(gateway_config(*upstreams, **changes), traffic=traffic, options=options))
         return gateways[-1]
 
     yield start

@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,19 +88,27 @@ _ACTIVATE = 'export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@" 3<&0 </dev/null'
 class Gateway:
     """A gateway process, from its start to `stop`.
 
-    It is handed `listener` as systemd hands over a socket. Clients use `tls`, or plain HTTP without it.
+    It is handed `listener` as systemd hands over a socket. Clients use `tls`, or plain HTTP without it. `traffic` is
+    what its traffic file says at the start; None: there is no such file. `options` are more of the command line.
     """
 
     def __init__(
-        self, config: dict[str, Any], listener: socket.socket | None = None, tls: ssl.SSLContext | None = None
+        self,
+        config: dict[str, Any],
+        listener: socket.socket | None = None,
+        tls: ssl.SSLContext | None = None,
+        traffic: str | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self.port = config["port"] if listener is None else listener.getsockname()[1]
         self._tls = tls
         self._directory = tempfile.TemporaryDirectory()
         path = Path(self._directory.name, "config.json")
         path.write_text(json.dumps(config))
+        self.config_path = path
+        self.write_traffic(traffic)
         self._log = Path(self._directory.name, "log")
-        command = [sys.executable, "-m", "tf2x_gateway", "--config", str(path)]
+        command = [sys.executable, "-m", "tf2x_gateway", "--config", str(path), *options]
         if listener is not None:
             command = ["sh", "-c", _ACTIVATE, "sh", *command]
         with self._log.open("wb") as log:
@@ -117,6 +125,16 @@ class Gateway:
             return self.get("/healthz").status == 200
         except OSError:
             return False
+
+    def write_traffic(self, text: str | None) -> None:
+        """Replace the traffic file beside the configuration, at once as a whole; None: remove it."""
+        path = self.config_path.with_name("traffic.json")
+        if text is None:
+            path.unlink(missing_ok=True)
+            return
+        new = path.with_name("traffic.new")
+        new.write_text(text)
+        new.replace(path)
 
     @property
     def log(self) -> str:

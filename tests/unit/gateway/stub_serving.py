@@ -56,7 +56,10 @@ def answer_files(files: np.ndarray) -> bytes:
 
 @dataclass
 class Model:
-    """A model that the stub serves; `answer` makes an encoded TensorProto of the input that Predict was sent."""
+    """A model that the stub serves; `answer` makes an encoded TensorProto of the input that Predict was sent.
+
+    It waits for `delay` seconds, and then ends every Predict with `failure`, if there is one.
+    """
 
     name: str = "pets"
     version: int = 1
@@ -66,6 +69,8 @@ class Model:
     inputs: dict = field(default_factory=lambda: {"image": (DT_FLOAT, (-1, 6, 8, 3))})
     outputs: dict = field(default_factory=lambda: {"scores": (DT_FLOAT, (-1, 2))})
     answer: Callable[[np.ndarray], bytes] = answer_pixels
+    delay: float = 0.0
+    failure: Failure | None = None
 
 
 @dataclass
@@ -102,9 +107,10 @@ class StubServing:
         self.reset()
 
     def reset(self) -> None:
-        """Be a healthy server of one model again, with nothing remembered."""
+        """Be a healthy server of one model again, with nothing remembered. Without `labels`, any label means it."""
         self.model = Model()
         self.more_models: list[Model] = []
+        self.labels: dict[str, Model] = {}
         self.calls: list[PredictCall] = []
         self.failures: list[Failure] = []
         self.delay = 0.0
@@ -163,6 +169,10 @@ class StubServing:
         if self.raw_reply is not None:
             return self.raw_reply
         model = self._require(spec)
+        if model.delay:
+            self.released.wait(model.delay)
+        if model.failure is not None:
+            raise model.failure
         wanted = model.inputs.get(call.input_name)
         if wanted is None or wanted[0] != call.dtype or not _fits(call.shape, wanted[1]):
             raise Failure(grpc.StatusCode.INVALID_ARGUMENT, f"wanted {model.inputs}, got {call.input_name} {dims}")
@@ -183,11 +193,17 @@ class StubServing:
         return message((1, spec), (2, message((1, "signature_def"), (2, packed))))
 
     def _status(self, request: bytes, _context: grpc.ServicerContext) -> bytes:
-        model = self._find(parse(parse(request)[1][0]))
-        if model is None:
+        """As TF Serving does, it heeds no label here."""
+        name = parse(parse(request)[1][0])[1][0].decode()
+        models = self._versions(name)
+        if not models:
             raise Failure(grpc.StatusCode.NOT_FOUND, "Could not find any versions of model")
-        status = message((1, model.version), (2, STATES[model.state]), (3, message((2, model.load_error))))
-        return message((1, status))
+        return message(
+            *(
+                (1, message((1, model.version), (2, STATES[model.state]), (3, message((2, model.load_error)))))
+                for model in models
+            )
+        )
 
     def _reload(self, request: bytes, _context: grpc.ServicerContext) -> bytes:
         self.reloads.append(request)
@@ -195,15 +211,24 @@ class StubServing:
             raise self.failures.pop(0)
         return self.raw_reply or message((1, message((1, 0))))
 
-    def _find(self, spec: dict[int, list]) -> Model | None:
-        name = spec[1][0].decode()
-        return next((model for model in (self.model, *self.more_models) if model.name == name), None)
+    def _versions(self, name: str) -> list[Model]:
+        found = {id(model): model for model in (self.model, *self.more_models, *self.labels.values())}
+        return [model for model in found.values() if model.name == name]
 
     def _require(self, spec: dict[int, list]) -> Model:
-        model = self._find(spec)
-        if model is None or model.state != "AVAILABLE":
-            raise Failure(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({spec[1][0].decode()})")
-        return model
+        name, wanted = spec[1][0].decode(), "Latest"
+        models = self._versions(name)
+        if 2 in spec:
+            version = parse(spec[2][0])[1][0]
+            models, wanted = [model for model in models if model.version == version], f"Specific, {version}"
+        elif 4 in spec and self.labels:
+            label = spec[4][0].decode()
+            if label not in self.labels:
+                raise Failure(grpc.StatusCode.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}")
+            models = [self.labels[label]]
+        if not models or models[0].state != "AVAILABLE":
+            raise Failure(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}({name})")
+        return models[0]
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

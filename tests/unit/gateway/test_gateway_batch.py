@@ -71,7 +71,7 @@ def images_per_call(stub) -> list[int]:
 def test_results_come_in_the_order_sent(gateway, stub, path):
     found = results(gateway.upload_batch(IMAGES, path))
     assert [scores(result) for result in found] == [expected(*colour) for colour in COLOURS]
-    assert [result["model"] for result in found] == [{"name": "pets", "version": "1"}] * 5
+    assert [result["model"] for result in found] == [{"name": "pets", "version": "1", "label": None}] * 5
     for result in found:
         assert [entry["label"] for entry in result["predictions"]] == ["green", "red"]
     assert images_per_call(stub) == [1, 2, 2]

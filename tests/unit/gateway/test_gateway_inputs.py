@@ -82,7 +82,15 @@ def test_all_models_are_ready_and_described(gateway):
     assert answer.json["models"] == dict.fromkeys(MODELS, "1")
     assert gateway.get("/models").json == {
         "models": [
-            {"name": name, "default": name == "pets", "labels": ["red", "green"], "version": "1"} for name in MODELS
+            {
+                "name": name,
+                "default": name == "pets",
+                "labels": ["red", "green"],
+                "label": None,
+                "version": "1",
+                "canary": None,
+            }
+            for name in MODELS
         ]
     }
 

@@ -32,7 +32,7 @@ def test_multipart_upload_is_answered_with_sorted_scores(gateway, stub):
     assert [entry["score"] for entry in answer.json["predictions"]] == pytest.approx(
         [score for _unused, score in expected]
     )
-    assert answer.json["model"] == {"name": "pets", "version": "1"}
+    assert answer.json["model"] == {"name": "pets", "version": "1", "label": None}
 
 
 @pytest.mark.parametrize("scores", [[0.1, 0.9], [0.9, 0.1]])

@@ -60,7 +60,7 @@ def test_requests_are_counted_by_model_route_and_code(gateway):
     assert grown[f'{total}{{code="404",model="",route="/models/{{name}}/predict"}}'] == 1
     assert grown[f'{total}{{code="404",model="",route="other"}}'] == 1
     assert grown['tf2x_gateway_request_seconds_count{model="pets",route="/model/predict/"}'] == 2
-    assert grown['tf2x_gateway_upstream_seconds_count{model="pets"}'] == 2
+    assert grown['tf2x_gateway_upstream_seconds_count{label="",model="pets",version="1"}'] == 2
     assert grown['tf2x_gateway_decode_seconds_count{model="pets"}'] == 3
 
 

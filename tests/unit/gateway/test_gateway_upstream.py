@@ -91,6 +91,23 @@ def test_every_declared_model_must_be_ready(stub, new_gateway):
     assert gateway.upload(IMAGE, "/models/birds/predict").error == (502, "upstream_error")
 
 
+def test_label_that_no_version_has_yet(stub, new_gateway):
+    """A gateway may start before the label is set, and a label may be away for a while."""
+    stub.labels = {"canary": Model(version=2)}
+    gateway = new_gateway(stub.address, model={"version_label": "stable"})
+    for _unused in range(2):
+        answer = gateway.get("/readyz")
+        assert answer.error == (503, "not_ready")
+        assert "Unrecognized servable version label: stable" in answer.message
+        answer = gateway.upload(IMAGE)
+        assert answer.error == (503, "upstream_unavailable")
+        assert "Unrecognized servable version label: stable" in answer.message
+        stub.labels["stable"] = Model(version=1)
+        assert gateway.upload(IMAGE).json["model"] == {"name": "pets", "version": "1", "label": "stable"}
+        assert gateway.get("/readyz").json["models"] == {"pets": "1"}
+        del stub.labels["stable"]
+
+
 # ---- models that do not fit their declaration
 
 

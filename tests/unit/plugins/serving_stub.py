@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -149,7 +150,7 @@ class Gateway:
 
 
 @contextmanager
-def http_server(model: Model | Gateway) -> Iterator[str]:
+def http_server(model: Model | Gateway, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serve `model`; yields the base URL."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -177,10 +178,12 @@ def http_server(model: Model | Gateway) -> Iterator[str]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()
@@ -194,7 +197,8 @@ def grpc_server(model: Model) -> Iterator[str]:
     def predict(request: bytes, context: grpc.ServicerContext) -> bytes:
         message = _wire.parse(request)
         spec = _wire.parse(_wire.bytes_of(message, 1))
-        model.seen.append(f"grpc {_wire.text_of(spec, 1)} {_wire.text_of(spec, 3)}")
+        asked = f"grpc {_wire.text_of(spec, 1)} {_wire.text_of(spec, 3)} {_wire.text_of(spec, 4)}".rstrip()
+        model.seen.append(asked if 2 not in spec else f"{asked} by version")
         time.sleep(model.delays.get("grpc", 0))
         version = _wire.number_of(_wire.parse(_wire.bytes_of(spec, 2)), 1)
         if version and model.states.get(version) != "AVAILABLE":

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import model_builder
 import pytest
-from ansible_collections.tf2x.serving.plugins.module_utils import _warmup, _wire
+from ansible_collections.tf2x.serving.plugins.module_utils import _model_store, _warmup, _wire
 
 MODULE = "tf_serving_model"
 WARMUP = "assets.extra/tf_serving_warmup_requests"
@@ -453,3 +457,243 @@ def test_a_damaged_warmup_record_is_noticed(saved_model: Path, publish: Any, sto
     warmup[40] ^= 1
     with pytest.raises(_wire.WireError, match="broken record at byte 0"):
         list(_warmup.records(bytes(warmup)))
+
+
+@pytest.fixture
+def inspect(run_module: Any, saved_model: Path) -> Any:
+    return lambda **options: run_module(MODULE, state="inspected", **{"source": str(saved_model), **options})
+
+
+@pytest.fixture
+def packed(inspect: Any, tmp_path: Path) -> tuple[Path, str]:
+    """The model as a tar, and its digest."""
+    return tmp_path / "pets.tar", inspect(pack=str(tmp_path / "pets.tar"))["digest"]
+
+
+def test_a_packed_model_is_published(
+    publish: Any, packed: tuple[Path, str], saved_model: Path, store: Path, tmp_path: Path
+) -> None:
+    file, digest = packed
+    predicted = publish(file, 2, digest=digest, check=True)
+    assert not store.exists()
+    result = publish(file, 2, digest=digest)
+    directly = publish(saved_model, 3)
+
+    assert (result["changed"], predicted["changed"]) == (True, True)
+    assert predicted["folder"] == result["folder"] == str(store / "pets" / "2")
+    assert tree(store / "pets" / "2") == tree(store / "pets" / "3")
+    assert [entry["size_bytes"] for entry in directly["versions"]] == 2 * [result["versions"][0]["size_bytes"]]
+    assert (store / "pets" / "2" / "assets").is_dir()
+    assert sorted(path.name for path in (store / "pets").iterdir()) == ["2", "3"]
+    file.unlink()
+    assert publish(file, 2, digest=digest)["changed"] is False
+
+
+def test_packing_does_not_depend_on_times_owners_and_modes(
+    inspect: Any, packed: tuple[Path, str], saved_model: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(saved_model, tmp_path / "copy")
+    for path in copy.rglob("*"):
+        path.chmod(0o700)
+        os.utime(path, (1, 1))
+    again = tmp_path / "again.tar"
+    result = inspect(source=str(copy), pack=str(again))
+
+    assert again.read_bytes() == packed[0].read_bytes()
+    assert result["packed_bytes"] == again.stat().st_size
+    assert again.stat().st_mode & 0o077 == 0
+
+
+def test_packing_tells_whether_it_changed_the_file(inspect: Any, saved_model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "pack" / "pets.tar"
+    file.parent.mkdir()
+    predicted = inspect(pack=str(file), check=True)
+    assert list(file.parent.iterdir()) == []
+    first = inspect(pack=str(file))
+
+    assert predicted == first
+    assert first["changed"] is True
+    assert inspect(pack=str(file))["changed"] is False
+    (saved_model / "assets" / "words.txt").write_text("cat")
+    before = file.read_bytes()
+    assert inspect(pack=str(file), check=True)["changed"] is True
+    assert file.read_bytes() == before
+    assert inspect(pack=str(file))["changed"] is True
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_model_is_not_packed_into_itself(inspect: Any, saved_model: Path) -> None:
+    assert "a file elsewhere would be right" in inspect(pack=str(saved_model / "assets" / "pets.tar"))["msg"]
+
+
+def test_an_archive_needs_version_and_digest(publish: Any, packed: tuple[Path, str], inspect: Any) -> None:
+    file, digest = packed
+    assert "version and digest are needed" in publish(file, 1)["msg"]
+    assert "version and digest are needed" in publish(file, digest=digest)["msg"]
+    assert "tf_serving_model_source unpacks archives" in inspect(source=str(file))["msg"]
+
+
+def test_an_archive_that_is_not_what_was_inspected_never_appears(
+    publish: Any, packed: tuple[Path, str], store: Path
+) -> None:
+    file, digest = packed
+    content = bytearray(file.read_bytes())
+    content[content.index(b"cat")] ^= 1
+    file.write_bytes(content)
+    result = publish(file, 1, digest=digest)
+
+    assert f"digest {digest} is expected, its copy has sha256:" in result["msg"]
+    assert list((store / "pets").iterdir()) == []
+
+
+def test_an_archive_with_a_link_is_refused(publish: Any, packed: tuple[Path, str], store: Path) -> None:
+    file, digest = packed
+    with tarfile.open(file, "a") as archive:
+        link = tarfile.TarInfo("assets/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    result = publish(file, 1, digest=digest)
+
+    assert "'assets/link' is a link to '/etc/passwd'" in result["msg"]
+    assert not store.exists()
+
+
+def test_a_damaged_model_in_an_archive_is_refused(
+    publish: Any, inspect: Any, saved_model: Path, store: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "pets.tar"
+    (saved_model / "variables" / "variables.index").unlink()
+    with tarfile.open(file, "w") as archive:
+        archive.add(saved_model, ".")
+    # The digest of what it holds, as if it had been inspected by somebody who did not look.
+    digest = _model_store.digest(saved_model)
+    result = publish(file, 1, digest=digest)
+
+    assert "variables.index is missing" in result["msg"]
+    assert list((store / "pets").iterdir()) == []
+
+
+def test_a_node_is_asked_before_anything_is_copied(publish: Any, manage: Any, saved_model: Path, store: Path) -> None:
+    first = publish(saved_model, 1)
+    free = os.statvfs(store).f_bavail * os.statvfs(store).f_frsize
+
+    def ask(version: int, size_bytes: int, digest: str = "sha256:00") -> dict[str, Any]:
+        return manage("present", version=version, size_bytes=size_bytes, digest=digest, check=True)
+
+    assert ask(2, 1000)["changed"] is True
+    assert "bytes free, the model needs" in ask(2, free)["msg"]
+    assert f"exists with digest {first['digest']}, the source has sha256:00" in ask(1, 1000)["msg"]
+    assert ask(1, free, first["digest"])["changed"] is False
+
+
+def test_labels_must_be_those_of_the_golden_file(inspect: Any) -> None:
+    assert not inspect(labels=["cat", "dog"]).get("failed")
+    result = inspect(labels=["dog", "cat"])
+    assert "labels are declared as ['dog', 'cat']" in result["msg"]
+    assert "golden.json has ['cat', 'dog']" in result["msg"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "fits"),
+    [
+        ({"scores": (model_builder.FLOAT, (-1, 2))}, True),
+        ({"scores": (model_builder.FLOAT, (-1, -1))}, True),
+        ({"scores": (model_builder.FLOAT, (-1, 3))}, False),
+        ({"scores": (model_builder.FLOAT, (2,))}, True),
+        ({"features": (model_builder.FLOAT, (-1, 1280)), "scores": (model_builder.FLOAT, (-1, 2))}, True),
+        ({"features": (model_builder.FLOAT, (-1, 1280)), "scores": (model_builder.FLOAT, (-1, 3))}, False),
+    ],
+)
+def test_labels_must_be_as_many_as_scores(inspect: Any, tmp_path: Path, outputs: Any, fits: bool) -> None:
+    model = model_builder.build(tmp_path / "model", outputs=outputs, golden=False)
+    result = inspect(source=str(model), labels=["cat", "dog"])
+
+    assert result.get("failed", False) != fits
+    if not fits:
+        assert "2 labels are declared: ['cat', 'dog'], signature serving_default gives" in result["msg"]
+        assert "scores as DT_FLOAT[?,3]" in result["msg"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"name": "image", "height": 2, "width": 2, "signature_name": "serving_default"}, None),
+        ({"height": 2}, None),
+        ({"name": "picture"}, "input picture is declared, signature serving_default takes image"),
+        ({"height": 3, "width": 2}, "height 3 and width 2 is declared, signature serving_default takes input image as"),
+        ({"width": 3}, "width 3 is declared, signature serving_default takes input image as DT_FLOAT[?,2,2,3]"),
+        ({"signature_name": "other"}, "signature other is declared, the model has serving_default"),
+    ],
+)
+def test_the_input_must_be_as_declared(inspect: Any, declared: dict[str, Any], message: str | None) -> None:
+    result = inspect(input=declared)
+    assert result.get("failed", False) == (message is not None)
+    assert (message or "") in result.get("msg", "")
+
+
+def test_an_input_of_open_size_takes_any(inspect: Any, tmp_path: Path) -> None:
+    inputs = {"image": (model_builder.FLOAT, (-1, -1, -1, 3)), "mask": (model_builder.FLOAT, (-1, 1))}
+    source = str(model_builder.build(tmp_path / "model", inputs=inputs, golden=False))
+
+    assert not inspect(source=source, input={"name": "image", "height": 7, "width": 9}).get("failed")
+    assert "takes image, mask" in inspect(source=source, input={"height": 7})["msg"]
+    assert "takes input mask as" in inspect(source=source, input={"name": "mask", "height": 7})["msg"]
+
+
+def test_a_golden_file_can_be_required(inspect: Any, tmp_path: Path) -> None:
+    assert not inspect(golden_required=True).get("failed")
+    source = str(model_builder.build(tmp_path / "model", golden=False))
+    assert "has no golden file assets.extra/golden.json" in inspect(source=source, golden_required=True)["msg"]
+
+
+@pytest.mark.usefixtures("filled")
+def test_listing_can_leave_the_digests_out(manage: Any) -> None:
+    listed, all_of_it = manage("listed", digests=False), manage("listed")
+
+    assert [entry["digest"] for entry in listed["versions"]] == 4 * [None]
+    assert [{**entry, "digest": None} for entry in all_of_it["versions"]] == listed["versions"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("packed_first", [False, True])
+def test_a_disk_that_fills_up_is_named_and_left_clean(
+    run_module: Any, saved_model: Path, small_disk: Path, tmp_path: Path, packed_first: bool
+) -> None:
+    # A byte each, which takes a block each: more than was foreseen.
+    for number in range(400):
+        (saved_model / "assets" / str(number)).write_bytes(b"x")
+    file = tmp_path / "pets.tar"
+    inspected = run_module(MODULE, state="inspected", source=str(saved_model), pack=str(file))
+    result = run_module(
+        MODULE,
+        source=str(file if packed_first else saved_model),
+        digest=inspected["digest"],
+        root=str(small_disk / "models"),
+        name="pets",
+        version=1,
+    )
+
+    assert f"{small_disk}/models/pets is full (No space left on device)" in result["msg"]
+    assert re.search(r"the model needs \d{4,} bytes there", result["msg"])
+    assert list((small_disk / "models" / "pets").iterdir()) == []
+
+
+def test_a_disk_that_a_package_does_not_fit_on_is_left_clean(inspect: Any, saved_model: Path, small_disk: Path) -> None:
+    (saved_model / "assets" / "big").write_bytes(bytes(2 << 20))
+    assert f"{small_disk} has " in inspect(pack=str(small_disk / "pets.tar"))["msg"]
+    assert list(small_disk.iterdir()) == []

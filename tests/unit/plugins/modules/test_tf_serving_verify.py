@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import model_builder
 import pytest
+from ansible_collections.tf2x.serving.plugins.modules import tf_serving_verify
 from serving_stub import HTML_404, Gateway, Model, closed_port, grpc_server, http_server, silent_server
 
 MODULE = "tf_serving_verify"
@@ -110,6 +113,57 @@ def test_a_label_is_asked_for_itself(verify: Any, model: Model, url: str) -> Non
     assert "POST /v1/models/pets/labels/stable:predict" in model.seen
 
 
+def test_a_label_that_must_stand_for_a_version(verify: Any, model: Model, url: str) -> None:
+    model.states, model.labels = {1: "AVAILABLE", 2: "AVAILABLE"}, {"stable": 1}
+    wrong = verify(url, label="stable", version=2)
+    assert "label stable stands for version 1, version 2 would be right" in wrong["msg"]
+    assert names(wrong) == [f"status {url}"]
+
+    assert "failed" not in verify(url, label="stable", version=1)
+    assert "POST /v1/models/pets/labels/stable:predict" in model.seen
+    assert not any(line.startswith("POST") and "/versions/" in line for line in model.seen)
+
+
+@pytest.mark.parametrize("labels", [{"stable": 1}, {}])
+def test_waits_until_the_label_has_moved(verify: Any, model: Model, url: str, labels: dict[str, int]) -> None:
+    model.states, model.labels = {1: "AVAILABLE", 2: "AVAILABLE"}, labels
+    timer = threading.Timer(0.7, lambda: model.labels.update({"stable": 2}))
+    timer.start()
+    result = verify(url, label="stable", version=2, wait=10)
+    timer.join()
+
+    assert "failed" not in result
+    assert result["checks"][0]["seconds"] >= 0.4
+    assert result["checks"][0]["detail"] == "pets version 2 is AVAILABLE"
+
+
+def test_a_label_of_a_version_that_is_not_loaded(verify: Any, model: Model, url: str) -> None:
+    model.states, model.labels = {1: "AVAILABLE", 2: "LOADING"}, {"stable": 1}
+    message = verify(url, label="stable", version=2)["msg"]
+    assert "version 2 in state AVAILABLE would be right, found version 2 LOADING" in message
+
+
+def test_at_most_so_many_golden_cases(verify: Any, url: str, gateway_url: str) -> None:
+    result = verify(url, gateway_urls=[gateway_url], golden_cases=1)
+    assert names(result)[2:] == [f"golden case-0 {url}", f"gateway golden case-0 {gateway_url}"]
+
+
+def test_a_model_without_a_golden_file_where_none_is_required(verify: Any, url: str, tmp_path: Path) -> None:
+    absent = str(tmp_path / "golden.json")
+    assert names(verify(url, golden=absent, golden_required=False)) == [f"status {url}", f"signature {url}"]
+    assert absent in verify(url, golden=absent)["msg"]
+
+
+def test_endpoints_are_asked_side_by_side(verify: Any, model: Model, url: str) -> None:
+    model.delays[PREDICT] = 1
+    started = time.monotonic()
+    result = verify(*[url] * 4, golden_cases=1)
+
+    assert "failed" not in result
+    assert names(result) == [f"status {url}", f"signature {url}", f"golden case-0 {url}"] * 4
+    assert time.monotonic() - started < 3
+
+
 @pytest.mark.parametrize(
     ("states", "options", "message"),
     [
@@ -143,6 +197,49 @@ def test_the_reason_of_a_failed_load_is_told(verify: Any, model: Model, url: str
 
     assert "version 2 END (Input to reshape is a tensor with 3 values)" in result["msg"]
     assert result["versions"][url] == {"2": "END (Input to reshape is a tensor with 3 values)"}
+
+
+def test_a_load_that_fails_is_not_waited_for(verify: Any, model: Model, url: str) -> None:
+    model.states = {1: "AVAILABLE", 2: "LOADING"}
+
+    def fail() -> None:
+        model.errors[2] = "Input to reshape is a tensor with 3 values"
+        model.states[2] = "END"
+
+    timer = threading.Timer(0.7, fail)
+    timer.start()
+    started = time.monotonic()
+    result = verify(url, version=2, wait=60)
+    timer.join()
+
+    assert "version 2 END (Input to reshape is a tensor with 3 values)" in result["msg"]
+    assert time.monotonic() - started < 8
+
+
+def test_an_earlier_load_that_failed_is_not_the_present_one(verify: Any, model: Model, url: str) -> None:
+    model.states, model.errors = {1: "AVAILABLE", 2: "END"}, {2: "Input to reshape is a tensor with 3 values"}
+
+    def load() -> None:
+        model.states[2] = "LOADING"
+        model.errors.clear()
+        time.sleep(0.5)
+        model.states[2] = "AVAILABLE"
+
+    timer = threading.Timer(0.7, load)
+    timer.start()
+    result = verify(url, version=2, wait=30)
+    timer.join()
+    assert "failed" not in result
+
+
+def test_an_error_that_stays_is_not_waited_for_to_the_end(
+    monkeypatch: pytest.MonkeyPatch, verify: Any, model: Model, url: str
+) -> None:
+    monkeypatch.setattr(tf_serving_verify, "_OLD_ERROR_SECONDS", 0.5)
+    model.states, model.errors = {1: "AVAILABLE", 2: "END"}, {2: "Data loss"}
+    started = time.monotonic()
+    assert "version 2 END (Data loss)" in verify(url, version=2, wait=60)["msg"]
+    assert 0.4 < time.monotonic() - started < 8
 
 
 @pytest.mark.parametrize(
@@ -304,6 +401,8 @@ def test_grpc_round_trip(verify: Any, model: Model) -> None:
         model.offset = 0.01
         assert "largest difference 0.01" in verify(grpc_addresses=[address])["msg"]
         model.offset = 0
+        assert "failed" not in verify(grpc_addresses=[address], label="stable", version=1)
+        assert model.seen[-1] == "grpc pets serving_default stable"
         assert "NOT_FOUND: Servable not found" in verify(grpc_addresses=[address], version=3)["msg"]
         model.delays["grpc"] = 1
         assert "DEADLINE_EXCEEDED" in verify(grpc_addresses=[address], timeout=0.3)["msg"]
@@ -336,6 +435,20 @@ def test_gateway_that_wants_a_key(verify: Any, gateway: Gateway, gateway_url: st
     refused = verify(gateway_urls=[gateway_url])
     assert "HTTP 401" in refused["msg"]
     assert verify(gateway_urls=[gateway_url], gateway_api_key=gateway.api_key).get("failed", False) is False
+
+
+def test_gateway_whose_certificate_nobody_knows(verify: Any, gateway: Gateway, tmp_path: Path) -> None:
+    files = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-subj", "/CN=test", "-days", "1", "-out", str(files[0]), "-keyout", str(files[1])]
+    subprocess.run(command, check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*files)
+
+    with http_server(gateway, tls) as secured:
+        assert "certificate verify failed" in verify(gateway_urls=[secured])["msg"]
+        assert gateway.seen == []
+        assert "failed" not in verify(gateway_urls=[secured], gateway_validate_certs=False)
 
 
 def test_all_ways_at_once(verify: Any, model: Model, url: str, gateway_url: str) -> None:
@@ -402,7 +515,7 @@ def test_what_the_gateway_check_needs(verify: Any, saved_model: Path) -> None:
             {"endpoints": ["http://127.0.0.1:1"], "golden": "/no/such/golden.json"},
             "/no/such/golden.json cannot be read",
         ),
-        ({"endpoints": ["http://127.0.0.1:1"], "version": 1, "label": "stable"}, "mutually exclusive"),
+        ({"endpoints": ["http://127.0.0.1:1"], "golden_cases": 0}, "golden_cases is 0, 1 or more would be right"),
     ],
 )
 def test_wrong_options(verify: Any, options: dict[str, Any], message: str) -> None:

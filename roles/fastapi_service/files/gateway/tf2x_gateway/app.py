@@ -26,9 +26,11 @@ from tf2x_gateway.early_refusal import EarlyRefusal
 from tf2x_gateway.errors import RETRY_AFTER_SECONDS, GatewayError, error_body, error_document
 from tf2x_gateway.metrics import Metrics
 from tf2x_gateway.observer import RequestObserver
-from tf2x_gateway.predictor import Outcome
+from tf2x_gateway.predictor import Outcome, Prediction
+from tf2x_gateway.served_model import ServedModel
 from tf2x_gateway.service import Service
 from tf2x_gateway.tracing import Tracer
+from tf2x_gateway.traffic import TRAFFIC_VARIABLE, Traffic
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -36,15 +38,16 @@ _log = logging.getLogger("tf2x_gateway")
 
 
 def app_from_environment() -> ASGIApp:
-    """Return the application for the configuration file that TF2X_GATEWAY_CONFIG names: what a worker process runs."""
-    return create_app(load_config(Path(os.environ[CONFIG_VARIABLE])))
+    """Return the application for the files that the environment names: what a worker process runs."""
+    return create_app(load_config(Path(os.environ[CONFIG_VARIABLE])), Path(os.environ[TRAFFIC_VARIABLE]))
 
 
-def create_app(config: GatewayConfig) -> ASGIApp:
+def create_app(config: GatewayConfig, traffic_file: Path) -> ASGIApp:
     """Return the application. Its start fails on what Service.running raises."""
     metrics = Metrics()
     metrics.add_process_metrics()
-    service = Service(config, metrics)
+    traffic = Traffic(traffic_file, config.models, metrics)
+    service = Service(config, metrics, traffic)
     access_log = AccessLog() if config.access_log else None
     tracer = Tracer(config.otlp_endpoint) if config.otlp_endpoint else None
 
@@ -96,11 +99,13 @@ def create_app(config: GatewayConfig) -> ASGIApp:
 def _add_predictions(app: FastAPI, service: Service, default_model: str) -> None:
     async def answer(request: Request, name: str) -> Response:
         prediction = await service.predict(request, name)
-        request.state.version = prediction.version
+        _note(request, prediction)
         return _json(_outcome_body(name, prediction))
 
     async def answer_batch(request: Request, name: str) -> Response:
         outcomes = await service.predict_batch(request, name)
+        for outcome in outcomes:
+            _note(request, outcome)
         return _json({"success": True, "results": [_outcome_body(name, outcome) for outcome in outcomes]})
 
     @app.post("/model/predict", include_in_schema=False)
@@ -128,16 +133,7 @@ def _add_state(app: FastAPI, service: Service, metrics: Metrics, default_model: 
     @app.get("/models", summary="The models that can be asked", **openapi.MODELS_DOCS)
     async def models(request: Request) -> Response:
         service.authorize(request, "predict")
-        descriptions = [
-            {
-                "name": model.name,
-                "default": model.name == default_model,
-                "labels": model.labels,
-                "version": _version(model.version),
-            }
-            for model in service.models()
-        ]
-        return _json({"models": descriptions})
+        return _json({"models": [_description(model, default_model) for model in service.models()]})
 
     @app.get("/healthz", summary="Whether the process lives", **openapi.HEALTH_DOCS)
     async def healthz() -> Response:
@@ -215,8 +211,27 @@ def _outcome_body(name: str, outcome: Outcome) -> dict[str, Any]:
     return {
         "success": True,
         "predictions": [{"label": label, "score": score} for label, score in outcome.scores],
-        "model": {"name": name, "version": _version(outcome.version)},
+        "model": {"name": name, "version": _version(outcome.version), "label": outcome.version_label},
     }
+
+
+def _description(model: ServedModel, default_model: str) -> dict[str, Any]:
+    canary = model.canary_traffic
+    return {
+        "name": model.name,
+        "default": model.name == default_model,
+        "labels": model.stable.labels,
+        "label": model.stable.version_label,
+        "version": _version(model.stable.version),
+        "canary": canary and {"version": _version(model.canary.version), **canary.model_dump()},
+    }
+
+
+def _note(request: Request, outcome: Outcome) -> None:
+    """Keep for the access log who answered."""
+    if isinstance(outcome, Prediction):
+        request.state.version = outcome.version
+        request.state.label = outcome.version_label
 
 
 def _version(version: Any) -> Any:

@@ -5,7 +5,7 @@ import json
 import re
 import ssl
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Literal, Optional, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -17,15 +17,20 @@ _ORIGIN = re.compile(r"\*|https?://[^/\s*]+")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
 
 
+Document = TypeVar("Document", bound="Section")
+
+
 class ConfigError(Exception):
     """The configuration cannot be used; the message names every fault, one a line."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """An object of a file that people or roles write: what it does not know, it refuses."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Upstream(_Section):
+class Upstream(Section):
     """Where TF Serving is: the first address is preferred, the others stand in for it."""
 
     grpc: list[str] = Field(min_length=1)
@@ -43,7 +48,7 @@ class Upstream(_Section):
         return addresses
 
 
-class Limits(_Section):
+class Limits(Section):
     """What one worker takes before it refuses. Bytes as sent, pixels once decoded."""
 
     max_upload_bytes: int = Field(default=20 * 1024 * 1024, ge=1)
@@ -68,7 +73,7 @@ class Limits(_Section):
         return self
 
 
-class ApiKey(_Section):
+class ApiKey(Section):
     """A key that requests may carry, known only by its SHA-256, and what it opens."""
 
     name: str = Field(min_length=1)
@@ -76,14 +81,14 @@ class ApiKey(_Section):
     scopes: list[Literal["predict", "metrics"]] = Field(min_length=1)
 
 
-class Tls(_Section):
+class Tls(Section):
     """PEM files of the certificate with its chain, and of its key."""
 
     certificate_file: str = Field(min_length=1)
     key_file: str = Field(min_length=1)
 
 
-class ModelDeclaration(_Section):
+class ModelDeclaration(Section):
     """What the gateway cannot read from the model itself, and what is to be taken from it by name."""
 
     labels: list[str] = Field(min_length=1)
@@ -114,7 +119,7 @@ class ModelDeclaration(_Section):
         return self
 
 
-class GatewayConfig(_Section):
+class GatewayConfig(Section):
     """The whole configuration."""
 
     bind_address: str = "0.0.0.0"
@@ -180,18 +185,23 @@ class GatewayConfig(_Section):
 
 def load_config(path: Path) -> GatewayConfig:
     """Read and validate a configuration file. Raises ConfigError."""
+    return load_document(path, GatewayConfig)
+
+
+def load_document(path: Path, kind: type[Document]) -> Document:
+    """Read and validate a JSON file that holds a section of this kind. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     try:
         document = json.loads(text, object_pairs_hook=_object_without_duplicates)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: no valid JSON: {error}") from error
     try:
-        return GatewayConfig.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {_fault(item)}" for item in error.errors())) from error
+        raise ConfigError("\n".join(f"{path}: {_fault(kind, item)}" for item in error.errors())) from error
 
 
 def check_tls_files(tls: Tls) -> None:
@@ -212,12 +222,12 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _fault(error: Any) -> str:
+def _fault(kind: type[Section], error: Any) -> str:
     """Return one validation error as `key: what was found; what would be right`."""
     location = error["loc"]
     key = _dotted(location) or "configuration"
     if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key; known here: {_listed(_section_at(location[:-1]).model_fields)}"
+        return f"{key}: unknown key; known here: {_listed(_section_at(kind, location[:-1]).model_fields)}"
     if error["type"] == "missing":
         return f"{key}: missing; it has no default"
     message = error["msg"].replace("Value error, ", "").replace("Input should be", "should be")
@@ -234,16 +244,16 @@ def _dotted(location: tuple[Any, ...]) -> str:
     return text.lstrip(".")
 
 
-def _section_at(location: tuple[Any, ...]) -> type[BaseModel]:
-    if not location:
-        return GatewayConfig
-    return {
-        "upstream": Upstream,
-        "limits": Limits,
-        "api_keys": ApiKey,
-        "tls": Tls,
-        "models": ModelDeclaration,
-    }[location[0]]
+def _section_at(kind: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel]:
+    parts = iter(location)
+    for part in parts:
+        annotation = kind.model_fields[part].annotation
+        if get_origin(annotation) in (dict, list):
+            # The name or the index of one of them.
+            next(parts, None)
+        inside = get_args(annotation) or (annotation,)
+        kind = next(found for found in inside if isinstance(found, type) and issubclass(found, Section))
+    return kind
 
 
 def _listed(names: Any) -> str:

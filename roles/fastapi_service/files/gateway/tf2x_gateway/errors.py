@@ -23,6 +23,13 @@ class GatewayError(Exception):
         self.headers = dict(headers or {})
 
 
+class RefusedByModel(GatewayError):
+    """A model that decodes image files by itself cannot read this one: the file's fault, or the model's."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(422, "image_invalid", message)
+
+
 def error_document(code: str, message: str) -> dict[str, Any]:
     """Return the JSON document that every error is answered with."""
     return {"success": False, "error": {"code": code, "message": message}}

@@ -25,6 +25,12 @@ disable_created_metrics()
 
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _DECODE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+_DIFFERENCE_BUCKETS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.25, 0.5, 1)
+
+
+def version_text(version: int | None) -> str:
+    """Return a model's version as the value of a metric's label: empty if it is unknown."""
+    return "" if version is None else str(version)
 
 
 class Metrics:
@@ -54,8 +60,8 @@ class Metrics:
         )
         self.upstream_seconds = Histogram(
             "tf2x_gateway_upstream_seconds",
-            "Calls of Predict, with their retries.",
-            ("model",),
+            "Calls of Predict that were answered, with their retries.",
+            ("model", "label", "version"),
             buckets=_REQUEST_BUCKETS,
             registry=self._registry,
         )
@@ -63,6 +69,32 @@ class Metrics:
             "tf2x_gateway_upstream_retries_total",
             "Attempts at an upstream address after another one was unavailable.",
             ("address",),
+            registry=self._registry,
+        )
+        self.predictions = Counter(
+            "tf2x_gateway_predictions_total",
+            "Requests to one label of a model: ok, error or timeout.",
+            ("model", "label", "version", "outcome"),
+            registry=self._registry,
+        )
+        self.canary_percent = Gauge(
+            "tf2x_gateway_canary_percent",
+            "Percent of the requests that the model's canary is asked too; 0 in the modes that are not in force.",
+            ("model", "mode"),
+            registry=self._registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.shadow = Counter(
+            "tf2x_gateway_shadow_total",
+            "Images that the canary was asked about in shadow: same_label or other_label, error or dropped.",
+            ("model", "version", "result"),
+            registry=self._registry,
+        )
+        self.shadow_difference = Histogram(
+            "tf2x_gateway_shadow_difference",
+            "Largest absolute difference between the scores of the canary and those of the answer, one for each image.",
+            ("model", "version"),
+            buckets=_DIFFERENCE_BUCKETS,
             registry=self._registry,
         )
         self.in_flight = Gauge(
@@ -104,3 +136,29 @@ class Metrics:
         """Add CPU, memory and file descriptors of this process; pointless where several workers answer in turn."""
         if _MULTIPROCESS_VARIABLE not in os.environ:
             ProcessCollector(registry=self._registry)
+
+
+class LaneMetrics:
+    """The metrics of one version label of a model. Their series are looked up once: every request needs two."""
+
+    def __init__(self, metrics: Metrics, model: str, version_label: str | None) -> None:
+        self._metrics = metrics
+        self._lane = (model, version_label or "")
+        self._counters: dict[tuple[int | None, str], Counter] = {}
+        self._histograms: dict[int | None, Histogram] = {}
+
+    def count(self, version: int | None, outcome: str) -> None:
+        """Count a request that ended with `outcome`: ok, error or timeout."""
+        counter = self._counters.get((version, outcome))
+        if counter is None:
+            counter = self._metrics.predictions.labels(*self._lane, version_text(version), outcome)
+            self._counters[version, outcome] = counter
+        counter.inc()
+
+    def observe_call(self, version: int | None, seconds: float) -> None:
+        """Note how long a call of Predict took that was answered by `version`."""
+        histogram = self._histograms.get(version)
+        if histogram is None:
+            histogram = self._metrics.upstream_seconds.labels(*self._lane, version_text(version))
+            self._histograms[version] = histogram
+        histogram.observe(seconds)

@@ -152,7 +152,7 @@ def _access_entry(scope: Scope, status: int, seconds: float, model: str) -> dict
     }
     if model:
         entry["model"] = model
-    for key in ("version", "error", "api_key", "traceparent"):
+    for key in ("version", "label", "error", "api_key", "traceparent"):
         if state.get(key):
             entry[key] = state[key]
     return entry

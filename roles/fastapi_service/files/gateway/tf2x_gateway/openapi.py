@@ -94,7 +94,8 @@ ERRORS = {
     ),
     "upstream_unavailable": ErrorKind(
         503,
-        "No TF Serving answers, or none has the model loaded; `Retry-After` (seconds) says when to come back.",
+        "No TF Serving answers, or none has the model loaded or knows its version label; `Retry-After` (seconds) says "
+        "when to come back.",
         "model 'pets': no version is AVAILABLE: version 1 is LOADING",
     ),
     "not_ready": ErrorKind(
@@ -148,6 +149,10 @@ class ModelVersion(BaseModel):
         description="A decimal number as text, since 64 bits do not fit a JSON number everywhere; null if TF Serving "
         "did not say."
     )
+    label: Optional[str] = Field(
+        description="The version label by which TF Serving was asked: the declared one, or `canary`; null if none is "
+        "declared, so that the newest version answers."
+    )
 
 
 class PredictAnswer(BaseModel):
@@ -186,13 +191,26 @@ class BatchAnswer(BaseModel):
     results: list[Union[PredictAnswer, BatchFailure]] = Field(description="One for each image, in the order sent.")
 
 
+class CanaryDescription(BaseModel):
+    """The version of a model that gets a share of its requests."""
+
+    version: Optional[str] = Field(description="The version that answered last; null as long as none is known.")
+    percent: float = Field(ge=0, le=100, description="Share of the requests, in percent; a batch is one request.")
+    mode: Literal["split", "shadow"] = Field(
+        description="`split`: the canary answers them. `shadow`: it is asked as well, its answers are only compared."
+    )
+    sticky: bool = Field(description="Whether requests are chosen by who asks instead of at random.")
+
+
 class ModelDescription(BaseModel):
     """A model that can be asked for predictions."""
 
     name: str
     default: bool = Field(description="Whether `/model/predict/` asks this model; true for exactly one.")
     labels: list[str] = Field(description="In the order of the model's outputs.")
+    label: Optional[str] = Field(description="The declared version label; null if the newest version is asked.")
     version: Optional[str] = Field(description="The version that answered last; null as long as none is known.")
+    canary: Optional[CanaryDescription] = Field(description="Null where there is none.")
 
 
 class ModelsAnswer(BaseModel):
@@ -228,7 +246,8 @@ _RETRY_AFTER = {
 }
 _IMAGE = {"type": "string", "format": "binary", "description": "A JPEG, PNG, WebP, GIF or BMP file."}
 _SCORES = [{"label": "cat", "score": 0.98}, {"label": "dog", "score": 0.02}]
-_MODEL = {"name": "pets", "version": "1"}
+_MODEL = {"name": "pets", "version": "2", "label": "stable"}
+_CANARY = {"version": "3", "percent": 10, "mode": "split", "sticky": False}
 
 
 def _answer(model: type[BaseModel], example: Any) -> dict[str, Any]:
@@ -308,10 +327,11 @@ BATCH_DOCS: dict[str, Any] = {
 }
 
 MODELS_DOCS: dict[str, Any] = {
-    "description": "The models of the gateway's configuration, with their labels.",
+    "description": "The models of the gateway's configuration, with their labels, versions and canaries.",
     "responses": {
         200: _answer(
-            ModelsAnswer, {"models": [{"name": "pets", "default": True, "labels": ["cat", "dog"], "version": "1"}]}
+            ModelsAnswer,
+            {"models": [{"default": True, "labels": ["cat", "dog"], **_MODEL, "canary": _CANARY}]},
         ),
         **_errors((*_ACCESS_ERRORS, "internal_error")),
     },
@@ -320,7 +340,7 @@ MODELS_DOCS: dict[str, Any] = {
 READINESS_DOCS: dict[str, Any] = {
     "description": "For load balancers and monitoring: asks TF Serving for every declared model.",
     "responses": {
-        200: _answer(ReadinessAnswer, {"ready": True, "models": {"pets": "1"}}),
+        200: _answer(ReadinessAnswer, {"ready": True, "models": {"pets": "2"}}),
         **_errors(("internal_error", "not_ready")),
     },
 }

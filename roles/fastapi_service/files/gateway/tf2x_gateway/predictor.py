@@ -1,4 +1,4 @@
-"""Predictions of one model."""
+"""Predictions of one model, by one of its version labels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from tf2x_gateway.contract import ModelContract, agree, describe_labels, model_s
 from tf2x_gateway.encoding import RequestEncoder
 from tf2x_gateway.errors import (
     GatewayError,
+    RefusedByModel,
     from_serving,
     model_contract,
     upstream_error,
     upstream_timeout,
     upstream_unavailable,
 )
-from tf2x_gateway.metrics import Metrics
+from tf2x_gateway.metrics import LaneMetrics, Metrics
 from tf2x_gateway.serving import (
     AsyncServingClient,
     FailedPrecondition,
@@ -44,17 +45,23 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Prediction:
-    """Labels with their scores, best first, and the model version that gave them."""
+    """Labels with their scores, best first, the model version that gave them, and the version label it was asked by."""
 
     scores: list[tuple[str, float]]
     version: int | None
+    version_label: str | None
 
 
 Outcome = Union[Prediction, GatewayError]
 
 
+def is_failure(outcome: Outcome) -> bool:
+    """Return whether the model may be at fault: then another version may do better with the same image."""
+    return isinstance(outcome, GatewayError) and (outcome.status >= 500 or isinstance(outcome, RefusedByModel))
+
+
 class Predictor:
-    """Answers for one declared model.
+    """Answers for one declared model, asked by the declaration's version label.
 
     Input, output and size are read from the served model when they are first needed, so TF Serving need not be there
     before. They are read again whenever another version answers, or refuses what the last one took.
@@ -71,11 +78,12 @@ class Predictor:
     ) -> None:
         self.name = name
         self.labels = declaration.labels
+        self.version_label = declaration.version_label
         self._declaration = declaration
         self._spec = model_spec(name, declaration)
         self._client = client
         self._encoder = RequestEncoder(name, decoders, metrics)
-        self._upstream_seconds = metrics.upstream_seconds.labels(name)
+        self._metrics = LaneMetrics(metrics, name, declaration.version_label)
         self._contract: ModelContract | None = None
         self._reading = asyncio.Lock()
         self._batch_requests = asyncio.Semaphore(_BATCH_REQUESTS_AT_ONCE)
@@ -85,29 +93,38 @@ class Predictor:
         """The version whose signature was read last, or None before the first."""
         return None if self._contract is None else self._contract.version
 
-    async def predict(self, image: bytes, deadline: float, metadata: RpcMetadata = ()) -> Prediction:
-        """Return the scores of an image file. Raises GatewayError.
-
-        `deadline` is a value of `time.monotonic()`, `metadata` is passed on to TF Serving.
-        """
-        (outcome,) = await self._until(deadline, self._predict([image], deadline, metadata))
-        if isinstance(outcome, GatewayError):
-            raise outcome
-        return outcome
-
-    async def predict_batch(
-        self, images: Sequence[bytes], deadline: float, metadata: RpcMetadata = ()
-    ) -> list[Outcome]:
+    async def predict(self, images: Sequence[bytes], deadline: float, metadata: RpcMetadata = ()) -> list[Outcome]:
         """Return for each image file its scores, or what is wrong with it. Raises GatewayError for what is not its own.
 
-        As many images go into one request as the model takes, and the declaration allows.
+        As many images go into one request as the model takes, and the declaration allows. `deadline` is a value of
+        `time.monotonic()`, `metadata` is passed on to TF Serving.
         """
-        return await self._until(deadline, self._predict_batch(images, deadline, metadata))
+        if not images:
+            return []
+        predict = self._predict if len(images) == 1 else self._predict_batch
+        try:
+            outcomes = await self._until(deadline, predict(images, deadline, metadata))
+        except Exception as error:
+            timeout = isinstance(error, GatewayError) and error.code == "upstream_timeout"
+            self._metrics.count(self.version, "timeout" if timeout else "error")
+            raise
+        self._count(outcomes)
+        return outcomes
 
     async def check(self) -> int | None:
         """Return the version that can be asked for predictions now. Raises GatewayError with the reason if none can."""
         deadline = time.monotonic() + _CHECK_SECONDS
         return await self._until(deadline, self._check(deadline))
+
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        """Count a request that got its outcomes, unless there was nothing in it that a model could be asked about."""
+        if any(map(is_failure, outcomes)):
+            self._metrics.count(self.version, "error")
+            return
+        for outcome in outcomes:
+            if isinstance(outcome, Prediction):
+                self._metrics.count(outcome.version, "ok")
+                return
 
     async def _until(self, deadline: float, answer: Awaitable[Answer]) -> Answer:
         seconds = deadline - time.monotonic()
@@ -156,7 +173,7 @@ class Predictor:
     ) -> list[Outcome]:
         """A model that decodes image files by itself refuses a whole request for one bad file: ask for each alone."""
         if len(images) == 1:
-            return [GatewayError(422, "image_invalid", f"model {self.name!r} cannot read the image: {error.details}")]
+            return [RefusedByModel(f"model {self.name!r} cannot read the image: {error.details}")]
         outcomes: list[Outcome] = []
         for image in images:
             try:
@@ -171,7 +188,8 @@ class Predictor:
         if not available:
             raise upstream_unavailable(f"model {self.name!r}: no version is AVAILABLE: {_describe(statuses)}")
         contract = self._contract
-        if contract is None or contract.version not in available:
+        # States do not tell where a label points, or whether it does at all.
+        if self.version_label is not None or contract is None or contract.version not in available:
             contract = await self._read_contract(contract, deadline)
         return contract.version
 
@@ -179,7 +197,11 @@ class Predictor:
         """Return a contract newer than `known`; whoever asks while another one reads gets what that one read."""
         async with self._reading:
             if self._contract is known or self._contract is None:
-                metadata = await self._client.metadata(self._spec, deadline)
+                try:
+                    metadata = await self._client.metadata(self._spec, deadline)
+                except InvalidArgument as error:
+                    # There is no tensor to refuse: no version has the label, as long as none is published or loaded.
+                    raise upstream_unavailable(f"model {self.name!r}: TF Serving at {error}") from error
                 self._contract = agree(self.name, self._declaration, metadata)
             return self._contract
 
@@ -190,8 +212,9 @@ class Predictor:
         encoded = await self._encoder.encode(contract, images)
         if encoded.request is None:
             return list(encoded.faults.values())
-        with self._upstream_seconds.time():
-            response = await self._client.predict(encoded.request, deadline, metadata)
+        started = time.perf_counter()
+        response = await self._client.predict(encoded.request, deadline, metadata)
+        self._metrics.observe_call(response.version, time.perf_counter() - started)
         if response.version not in (None, contract.version):
             fresh = await self._read_contract(contract, deadline)
             if fresh != contract:
@@ -221,7 +244,7 @@ class Predictor:
             if not math.isfinite(score):
                 found = "NaN" if math.isnan(score) else "an infinite score"
                 return upstream_error(f"{about}: model returned {found} for label {label!r}")
-        return Prediction(sorted(zip(self.labels, scores), key=lambda pair: -pair[1]), version)
+        return Prediction(sorted(zip(self.labels, scores), key=lambda pair: -pair[1]), version, self.version_label)
 
 
 def _describe(statuses: list[VersionStatus]) -> str:

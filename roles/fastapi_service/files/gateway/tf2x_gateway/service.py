@@ -16,13 +16,18 @@ from starlette.requests import Request
 from tf2x_gateway import pixels, upload
 from tf2x_gateway.admission import BodyMemory, ClientLimit, Gate
 from tf2x_gateway.auth import ApiKeys
-from tf2x_gateway.config import GatewayConfig, Limits
+from tf2x_gateway.config import GatewayConfig, Limits, ModelDeclaration
 from tf2x_gateway.errors import GatewayError
 from tf2x_gateway.metrics import Metrics
 from tf2x_gateway.predictor import Outcome, Prediction, Predictor
+from tf2x_gateway.served_model import ServedModel
 from tf2x_gateway.serving import AsyncServingClient
+from tf2x_gateway.shadow import Shadows
+from tf2x_gateway.traffic import CANARY_LABEL, Traffic
 
 _CONNECTIONS_PER_UPSTREAM = 2
+# There is the stable version to turn to, which is sooner there than a canary that is away.
+_CANARY_PATIENCE_SECONDS = 0.5
 
 Body = TypeVar("Body")
 Answer = TypeVar("Answer")
@@ -35,8 +40,9 @@ class DeclarationError(Exception):
 class Service:
     """Answers requests for predictions while it is `running`."""
 
-    def __init__(self, config: GatewayConfig, metrics: Metrics) -> None:
+    def __init__(self, config: GatewayConfig, metrics: Metrics, traffic: Traffic) -> None:
         self._config = config
+        self._traffic = traffic
         self._metrics = metrics
         limits = config.limits
         pixels.set_process_limit(limits.max_image_pixels)
@@ -45,7 +51,7 @@ class Service:
         self._clients = ClientLimit(limits.max_in_flight_per_client, metrics.refused.labels("client").inc)
         self._memory = BodyMemory(limits.max_buffered_bytes, metrics.refused.labels("memory").inc)
         metrics.queued.set_function(lambda: self.gate.waiting)
-        self._predictors: dict[str, Predictor] = {}
+        self._models: dict[str, ServedModel] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -54,17 +60,24 @@ class Service:
         Raises DeclarationError if it does answer, and a model's declaration contradicts what it says.
         """
         config = self._config
-        client = AsyncServingClient(
-            config.upstream.grpc,
-            patience_seconds=config.upstream.deadline_seconds,
-            connections=_CONNECTIONS_PER_UPSTREAM,
-            on_retry=lambda address: self._metrics.upstream_retries.labels(address).inc(),
-        )
+        client = self._client(config.upstream.deadline_seconds)
+        canary_client = self._client(_CANARY_PATIENCE_SECONDS)
+        shadows = Shadows(config.upstream.deadline_seconds, self._metrics)
+        watching = asyncio.get_running_loop().create_task(self._traffic.watch())
         threads = max(1, len(os.sched_getaffinity(0)) // config.workers)
         with ThreadPoolExecutor(threads, thread_name_prefix="decode") as decoders:
+
+            def predictor(name: str, declaration: ModelDeclaration, asked: AsyncServingClient) -> Predictor:
+                return Predictor(name, declaration, client=asked, decoders=decoders, metrics=self._metrics)
+
             for name, declaration in config.models.items():
-                self._predictors[name] = Predictor(
-                    name, declaration, client=client, decoders=decoders, metrics=self._metrics
+                canary = declaration.model_copy(update={"version_label": CANARY_LABEL})
+                self._models[name] = ServedModel(
+                    predictor(name, declaration, client),
+                    predictor(name, canary, canary_client),
+                    self._traffic,
+                    shadows,
+                    config.limits.max_in_flight,
                 )
             try:
                 results = (await self.check()).values()
@@ -77,7 +90,18 @@ class Service:
                     raise DeclarationError("; ".join(contradictions))
                 yield
             finally:
+                watching.cancel()
+                await shadows.close()
+                await canary_client.close()
                 await client.close()
+
+    def _client(self, patience_seconds: float) -> AsyncServingClient:
+        return AsyncServingClient(
+            self._config.upstream.grpc,
+            patience_seconds=patience_seconds,
+            connections=_CONNECTIONS_PER_UPSTREAM,
+            on_retry=lambda address: self._metrics.upstream_retries.labels(address).inc(),
+        )
 
     def authorize(self, request: Request, scope: str) -> str:
         """Return who asks. Raises GatewayError unauthorized or forbidden."""
@@ -85,37 +109,37 @@ class Service:
 
     async def predict(self, request: Request, name: str) -> Prediction:
         """Answer a request with one image. Raises GatewayError, ClientDisconnect."""
-        return await self._answer(request, name, upload.read_image, Predictor.predict)
+        return await self._answer(request, name, upload.read_image, _predict_file)
 
     async def predict_batch(self, request: Request, name: str) -> list[Outcome]:
         """Answer a request with several images: each gets its scores, or its error. Raises as `predict` does."""
         return await self._answer(request, name, upload.read_batch, _predict_files)
 
-    def models(self) -> list[Predictor]:
+    def models(self) -> list[ServedModel]:
         """Return the models in the order in which they are declared."""
-        return list(self._predictors.values())
+        return list(self._models.values())
 
     async def check(self) -> dict[str, int | GatewayError | None]:
-        """Return for each model the version that can be asked now, or why none can."""
+        """Return for each model the version that can be asked now, or why none can: canaries do not count."""
         results = await asyncio.gather(
-            *(predictor.check() for predictor in self._predictors.values()), return_exceptions=True
+            *(model.stable.check() for model in self._models.values()), return_exceptions=True
         )
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, GatewayError):
                 raise result
-        return dict(zip(self._predictors, results))  # type: ignore[arg-type]
+        return dict(zip(self._models, results))  # type: ignore[arg-type]
 
     async def _answer(
         self,
         request: Request,
         name: str,
         read: Callable[[Request, Limits, upload.Hold], Awaitable[Body]],
-        predict: Callable[[Predictor, Body, float, Any], Awaitable[Answer]],
+        predict: Callable[[ServedModel, Body, str, float, Any], Awaitable[Answer]],
     ) -> Answer:
         client = self.authorize(request, "predict")
-        predictor = self._predictors.get(name)
-        if predictor is None:
-            known = ", ".join(sorted(self._predictors))
+        model = self._models.get(name)
+        if model is None:
+            known = ", ".join(sorted(self._models))
             raise GatewayError(404, "model_not_found", f"there is no model {name!r}; there are: {known}")
         with self._clients.request(client), self._memory.body() as hold:
             self.gate.check()
@@ -125,7 +149,7 @@ class Service:
             deadline = time.monotonic() + seconds
             async with self.gate.slot(seconds):
                 with self._metrics.in_flight.track_inprogress():
-                    return await predict(predictor, body, deadline, _rpc_metadata(request))
+                    return await predict(model, body, client, deadline, _rpc_metadata(request))
 
     async def _in_time(self, request: Request, reading: Awaitable[Body]) -> Body:
         seconds = self._config.limits.body_seconds
@@ -139,12 +163,19 @@ class Service:
             ) from error
 
 
+async def _predict_file(model: ServedModel, file: bytes, client: str, deadline: float, metadata: Any) -> Prediction:
+    (outcome,) = await model.predict([file], client, deadline, metadata)
+    if isinstance(outcome, GatewayError):
+        raise outcome
+    return outcome
+
+
 async def _predict_files(
-    predictor: Predictor, files: list[upload.File], deadline: float, metadata: Any
+    model: ServedModel, files: list[upload.File], client: str, deadline: float, metadata: Any
 ) -> list[Outcome]:
     """Predict the files that could be read, and keep the others' errors in their places."""
     images = [file for file in files if isinstance(file, bytes)]
-    predicted = iter(await predictor.predict_batch(images, deadline, metadata))
+    predicted = iter(await model.predict(images, client, deadline, metadata))
     return [next(predicted) if isinstance(file, bytes) else file for file in files]
 
 
