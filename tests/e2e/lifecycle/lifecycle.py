@@ -59,7 +59,8 @@ def stack_from_environment() -> Stack:
 def make_variants(folder: Path, python: Path) -> Path:
     """Make the models once, with a Python that has TensorFlow, and return the folder that has one for each name."""
     scripts = [ROOT / _MODELS / name for name in ("make.py", "variants.py")]
-    digest = hashlib.sha256(b"".join(script.read_bytes() for script in scripts)).hexdigest()[:12]
+    content = b"".join([*(script.read_bytes() for script in scripts), *map(str.encode, VARIANTS)])
+    digest = hashlib.sha256(content).hexdigest()[:12]
     made = folder / digest
     if not made.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +73,8 @@ def make_variants(folder: Path, python: Path) -> Path:
 
 async def run_cases(names: Sequence[str], stack: Stack, variants: Path, output: Path) -> list[Row]:
     """Run the cases one after the other; the report is written after each."""
+    # Nothing that follows would mean anything without the gateways.
+    await stack.metric("tf2x_gateway_build_info")
     model = await stack.model()
     right = {int(version): golden_scores(await stack.stored_golden(int(version))) for version in model["versions"]}
     picture = (ROOT / _MODELS / "1/assets.extra/golden-stripes.png").read_bytes()

@@ -189,5 +189,8 @@ def _own_group_and_usual_priority() -> None:
 
 
 def _metrics_page(gateway: str) -> str:
-    with urllib.request.urlopen(f"{gateway}/metrics", timeout=10) as response:
-        return response.read().decode()
+    try:
+        with urllib.request.urlopen(f"{gateway}/metrics", timeout=10) as response:
+            return response.read().decode()
+    except OSError as error:
+        raise StackError(f"the gateway {gateway} does not answer: {error}") from error
