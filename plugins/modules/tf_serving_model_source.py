@@ -289,7 +289,7 @@ def _bring(module: AnsibleModule) -> dict[str, Any]:
 def _local(source: str) -> Path | None:
     if "://" in source:
         return None
-    path = Path(os.path.expandvars(source)).expanduser().absolute()
+    path = Path(os.path.expandvars(source)).absolute()
     if not path.exists():
         raise _Failure(f"source {path} does not exist")
     return path

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -79,9 +81,24 @@ async def _publish_again(run: Run) -> None:
     run.expect(run.model["versions"] == versions, f"versions are {sorted(run.model['versions'])} in the registry")
 
 
+@_case("locked")
+async def _locked(run: Run) -> None:
+    """While one release is under way, no other one begins."""
+    before, lock = run.model, f"{run.stack.root}/.release-lock"
+    await run.stack.on(run.stack.manager, "sh", "-c", f"echo publish of {MODEL} >{lock}")
+    try:
+        await run.play("rollback", model=MODEL, fails=f"another release is under way: publish of {MODEL}")
+    finally:
+        await run.stack.on(run.stack.manager, "rm", lock)
+    run.expect(run.model == before, f"the registry became {run.model}")
+
+
 @_case("publish-candidate")
 async def _publish_candidate(run: Run) -> None:
-    await _publish_unlabelled(run, "swapped2")
+    """From an archive, as the guide uploads it."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = shutil.make_archive(f"{folder}/{MODEL}-2", "zip", run.source("swapped2"))
+        await _publish_unlabelled(run, "swapped2", source=archive)
 
 
 @_case("canary-10")
@@ -332,9 +349,9 @@ async def _models(run: Run) -> None:
     run.expect(command.changed == 0, f"{command.changed} tasks changed something")
 
 
-async def _publish_unlabelled(run: Run, variant: str) -> None:
+async def _publish_unlabelled(run: Run, variant: str, **options: str) -> None:
     labels = dict(run.labels)
-    version = await run.publish(variant, stable="false")
+    version = await run.publish(variant, stable="false", **options)
     run.expect_labels(**labels)
     run.expect(version in run.model["loaded"], f"version {version} is not among the loaded: {run.model['loaded']}")
 

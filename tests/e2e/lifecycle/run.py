@@ -155,7 +155,7 @@ class Run:
         """Publish a variant as the next version and return its number; options as for `play`."""
         version = self.next_version
         self.learn(version, variant)
-        await self.play("publish_model", model="colours", source=self.source(variant), **options)
+        await self.play("publish_model", **{"model": "colours", "source": self.source(variant), **options})
         return version
 
     def learn(self, version: int, variant: str) -> None:
