@@ -303,13 +303,6 @@ async def _image_update(run: Run) -> None:
     run.expect(await run.stack.image() == image, f"the service is to run {await run.stack.image()}, not {image}")
 
 
-@_case("image-back")
-async def _image_back(run: Run) -> None:
-    """As the inventory has it."""
-    await run.play("site", tags=_STACK_ONLY)
-    run.expect(_NEXT_IMAGE not in await run.stack.image(), f"the service is to run {await run.stack.image()}")
-
-
 @_case("image-crashes")
 async def _image_crashes(run: Run) -> None:
     script = "echo this image ends at once >&2; exit 3"
@@ -328,6 +321,13 @@ async def _image_missing(run: Run) -> None:
     image = "127.0.0.1:1/tf2x/none:1"
     await run.play("site", tags=_STACK_ONLY, **await _with_image(run, image), fails=r"127\.0\.0\.1:1/tf2x/none:1")
     run.expect(await run.stack.image() == present, f"the service is to run {await run.stack.image()}, not {present}")
+
+
+@_case("image-back")
+async def _image_back(run: Run) -> None:
+    """As the inventory has it, so that site.yml has nothing to do after it."""
+    await run.play("site", tags=_STACK_ONLY)
+    run.expect(_NEXT_IMAGE not in await run.stack.image(), f"the service is to run {await run.stack.image()}")
 
 
 @_case("prune")
