@@ -36,7 +36,7 @@ options:
     description:
       - V(present) publishes the SavedModel in O(source) as O(version) of model O(name).
       - V(inspected) only checks the SavedModel in O(source) and returns what it holds.
-      - V(listed) returns the versions in the store.
+      - V(listed) returns the versions in the store, of the model O(name) or of all.
       - V(absent) removes O(version) from the store. TF Serving unloads a version that disappears.
       - V(pruned) removes all versions but the newest O(keep) and those in O(protected).
     type: str
@@ -62,7 +62,7 @@ options:
     type: path
   name:
     description:
-      - Name of the model. Required unless O(state=inspected).
+      - Name of the model. Required unless O(state) is V(inspected) or V(listed).
     type: str
   version:
     description:
@@ -296,7 +296,7 @@ versions:
   description:
     - The versions in the store after the run, oldest first. In check mode, as they would be.
     - With O(state=inspected), the versions in O(source); empty when it is itself a SavedModel.
-  returned: success
+  returned: success, unless all models are listed
   type: list
   elements: dict
   contains:
@@ -313,6 +313,15 @@ versions:
     - version: 1
       digest: sha256:5d9474c0309b7ca09a182d888f73b37a8fe1362c4f6b9b0a6d2e6c0f5c7c0f5e
       size_bytes: 1432211
+models:
+  description: The versions of each model by its name, as in RV(versions).
+  returned: success and O(state=listed) without O(name)
+  type: dict
+  sample:
+    pets:
+      - version: 1
+        digest: sha256:5d9474c0309b7ca09a182d888f73b37a8fe1362c4f6b9b0a6d2e6c0f5c7c0f5e
+        size_bytes: 1432211
 removed:
   description: The versions that were removed.
   returned: success and O(state) is V(absent) or V(pruned)
@@ -535,6 +544,17 @@ def _listed(module: AnsibleModule, model_dir: Path) -> dict[str, Any]:
     return {"changed": False, "versions": _model_store.describe(model_dir, digests=module.params["digests"])}
 
 
+def _listed_all(module: AnsibleModule) -> dict[str, Any]:
+    root = Path(module.params["root"])
+    entries = sorted(root.iterdir()) if root.is_dir() else []
+    folders = [entry for entry in entries if entry.is_dir() and _is_name(entry.name)]
+    return {"changed": False, "models": {one.name: _listed(module, one)["versions"] for one in folders}}
+
+
+def _is_name(text: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", text) is not None
+
+
 def _change(model_dir: Path, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "changed": before != after,
@@ -557,7 +577,9 @@ def _run(module: AnsibleModule) -> dict[str, Any]:
         raise _Failure(f"version is {version}, 1 or more would be right")
     if module.params["state"] == "inspected":
         return _inspected(module)
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+    if name is None:
+        return _listed_all(module)
+    if not _is_name(name):
         raise _Failure(f"name is {name!r}, letters, digits, '_', '-' and '.' would be right")
     return _STATES[module.params["state"]](module, Path(module.params["root"]) / name)
 
@@ -598,7 +620,7 @@ def main() -> None:
         required_if=[
             ("state", "present", ["root", "name"]),
             ("state", "inspected", ["source"]),
-            ("state", "listed", ["root", "name"]),
+            ("state", "listed", ["root"]),
             ("state", "absent", ["root", "name", "version"]),
             ("state", "pruned", ["root", "name", "keep"]),
         ],

@@ -28,12 +28,43 @@ def stamp(age: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment)) + f"{moment % 1:.9f}Z"[1:]
 
 
-def node(name: str, state: str = "ready") -> dict[str, Any]:
-    return {
+def node(
+    name: str,
+    state: str = "ready",
+    *,
+    manager: str | None = None,
+    role: str = "manager",
+    trust_root: str = "root-1",
+    labels: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """A node; `manager` is "leader", or how the leader reaches it, None where it does not manage."""
+    content = {
         "ID": f"id-{name}",
-        "Spec": {"Labels": {}, "Role": "manager", "Availability": "active"},
-        "Description": {"Hostname": name},
+        "Spec": {"Labels": labels or {}, "Role": role, "Availability": "active"},
+        "Description": {
+            "Hostname": name,
+            "Engine": {"EngineVersion": "20.10.24"},
+            "TLSInfo": {"TrustRoot": trust_root},
+        },
         "Status": {"State": state, "Addr": "172.17.0.2"},
+    }
+    if manager:
+        leads = manager == "leader"
+        content["ManagerStatus"] = {
+            **({"Leader": True} if leads else {}),
+            "Reachability": "reachable" if leads else manager,
+            "Addr": "172.17.0.2:2377",
+        }
+    return content
+
+
+def swarm_info(*, autolock: bool = False, rotating: bool = False, trust_root: str = "root-1") -> dict[str, Any]:
+    return {
+        "ID": "swarm-1",
+        "Spec": {"Name": "default", "EncryptionConfig": {"AutoLockManagers": autolock}},
+        "TLSInfo": {"TrustRoot": trust_root},
+        "RootRotationInProgress": rotating,
+        "JoinTokens": {"Worker": "SWMTKN-1-worker", "Manager": "SWMTKN-1-manager"},
     }
 
 
@@ -121,6 +152,7 @@ class Swarm:
     services: list[dict[str, Any]]
     tasks: list[dict[str, Any]]
     nodes: list[dict[str, Any]] = field(default_factory=lambda: [node("node-1"), node("node-2")])
+    info: dict[str, Any] = field(default_factory=swarm_info)
 
 
 @dataclass
@@ -155,6 +187,7 @@ class Docker:
                 self.looks[0].tasks, filters, lambda one: one["Spec"]["ContainerSpec"]["Labels"]
             ),
             "/nodes": lambda: self.looks[0].nodes,
+            "/swarm": lambda: self.looks[0].info,
             "/containers/json": lambda: _labelled(
                 [{"Id": one["Id"], "Labels": one["Config"]["Labels"]} for one in self.containers],
                 filters,

@@ -400,6 +400,17 @@ def test_listing_sorts_by_number_and_sees_versions_only(manage: Any, store: Path
     assert result["versions"][-1]["size_bytes"] == size
 
 
+@pytest.mark.usefixtures("filled")
+def test_listing_all_models(run_module: Any, manage: Any, store: Path) -> None:
+    (store / ".lock").mkdir()
+    (store / "notes.txt").write_text("a file")
+    (store / "empty").mkdir()
+    result = run_module(MODULE, state="listed", root=str(store))
+
+    assert result["models"] == {"empty": [], "pets": manage("listed")["versions"]}
+    assert run_module(MODULE, state="listed", root=str(store / "nowhere"))["models"] == {}
+
+
 def test_listing_a_model_that_is_not_there(manage: Any) -> None:
     assert manage("listed")["versions"] == []
 
