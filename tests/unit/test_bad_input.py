@@ -132,6 +132,14 @@ def test_archive_that_is_not_there(preflight, tmp_path):
     assert "none.tar does not exist" in output
 
 
+def test_more_replicas_than_there_is_room_for(preflight):
+    variables = stack(tf_serving_stack_replicas=4, tf_serving_stack_max_replicas_per_node=4)
+    code, output = preflight("tf_serving_stack", variables)
+    assert code != 0
+    assert "tf_serving_stack_replicas comes to 4, but there is room for 3" in output
+    assert "an update needs room for one more" in output
+
+
 @pytest.mark.parametrize("role", ["tf_serving_stack", "monitoring"])
 def test_unknown_image_source(preflight, role):
     code, output = preflight(role, stack(**{f"{role}_image_source": "ftp"}))

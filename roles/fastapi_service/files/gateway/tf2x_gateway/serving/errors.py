@@ -56,7 +56,13 @@ _BY_CODE = {
 }
 
 
+# gRPC's own words for an answer that ended before its status: a balancer lost the replica that was giving it.
+_CUT_SHORT = "Stream removed"
+
+
 def from_rpc_error(error: grpc.RpcError, address: str) -> ServingError:
     """Return the typed error of an RPC that failed on a blocking or an asynchronous channel."""
-    code = error.code()
-    return _BY_CODE.get(code, ServingError)(code.name, error.details() or "no details", address)
+    code, details = error.code(), error.details() or "no details"
+    if code is grpc.StatusCode.UNKNOWN and details.startswith(_CUT_SHORT):
+        return Unavailable(code.name, details, address)
+    return _BY_CODE.get(code, ServingError)(code.name, details, address)
