@@ -12,9 +12,12 @@ export PYTHONDONTWRITEBYTECODE := 1
 CONTROLLER_LOCKS := requirements/controller.txt
 TEST_LOCKS := requirements/test.txt requirements/dev.txt $(addprefix roles/miniconda_prod_env/files/,requirements.txt requirements-otlp.txt)
 TF_LOCKS := files/images/tf_serving_compat/requirements.txt roles/miniconda_prod_env/files/requirements.txt requirements/test.txt
+# Under load: a second scenario beside them would be a part of what they measure.
+ALONE := site lifecycle ha
+LONG := docker_swarm tf_serving_stack
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
-.PHONY: help setup demo demo-down test lint unit browser tensorflow sanity molecule bench lifecycle fuzz soak clean
+.PHONY: help setup demo demo-ha demo-down test lint unit browser tensorflow sanity molecule bench bench-deploy lifecycle chaos fuzz soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,10 +49,18 @@ setup: build/stamps/controller $(COLLECTION) ## the controller's environment, an
 demo: setup ## from nothing to a prediction through the whole stack, on this machine
 	@lab/demo.sh
 
-demo-down: ## remove the demo, its images and the engine if the demo started it
+demo-ha: setup ## the same on a swarm of five lab hosts
+	@lab/demo_ha.sh
+
+demo-down: ## remove the demos, their images and the engine if a demo started it
 	@lab/lab.sh clean
 
-test: lint unit browser tensorflow sanity molecule ## everything
+# Two at a time where none of them minds the other.
+test: ## everything
+	@$(MAKE) --jobs 2 --output-sync lint sanity
+	@$(MAKE) unit
+	@$(MAKE) --jobs 2 --output-sync browser tensorflow
+	@$(MAKE) molecule
 	@$(PYTHON) tools/test_summary.py
 
 lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff
@@ -61,7 +72,7 @@ lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff
 
 unit: build/stamps/test $(COLLECTION) ## modules, gateway and contracts, without Docker
 	mkdir -p build/reports
-	pytest --junit-xml=build/reports/unit.xml tests/unit
+	pytest --numprocesses 2 --junit-xml=build/reports/unit.xml tests/unit
 	pytest --junit-xml=build/reports/fuzz.xml tests/fuzz
 	pytest --junit-xml=build/reports/soak.xml tests/soak
 
@@ -79,15 +90,27 @@ sanity: build/stamps/test ## ansible-test sanity on a copy of the committed file
 
 molecule: build/stamps/test build/stamps/tensorflow $(COLLECTION) ## every scenario on lab hosts
 	lab/lab.sh engine
-	tools/molecule.sh $(SCENARIOS)
+	$(PYTHON) files/images/build.py tf_serving_compat haproxy prometheus node_exporter >build/lab/images.json
+	$(PYTHON) files/images/build.py --no-archive lab_host >build/lab/host.json
+	rm -f build/molecule/*.result
+	status=0; JOBS=2 tools/molecule.sh $(LONG) $(filter-out $(ALONE) $(LONG),$(SCENARIOS)) || status=1; \
+	  tools/molecule.sh $(ALONE) || status=1; exit $$status
 
 bench: build/stamps/test build/stamps/tensorflow ## the gateway against the reference way and the floor: build/bench-gateway.txt
 	$(VENV)/bin/python benchmarks/gateway.py --tf-python $(TF_VENV)/bin/python --plot docs/images/bench-gateway.svg
 
+bench-deploy: demo ## site.yml without changes and the health check, on one host and on five: build/bench-deploy.txt
+	$(VENV)/bin/python benchmarks/deploy.py one=inventory/demo
+	lab/demo_ha.sh
+	$(VENV)/bin/python benchmarks/deploy.py five=inventory/ha
+
 lifecycle: build/stamps/test build/stamps/tensorflow $(COLLECTION) ## releases under load on two hosts: build/lifecycle.txt
 	lab/lab.sh engine
-	tools/molecule.sh lifecycle
+	TF2X_ALL_CASES=1 tools/molecule.sh lifecycle
 	@cat build/lifecycle.txt
+
+chaos: build/stamps/test demo-ha ## what production does to a swarm, under load, on five lab hosts: build/chaos.txt
+	TF2X_INVENTORY=inventory/ha TF2X_IMAGE_SOURCE=$$(lab/lab.sh image-source) $(VENV)/bin/python -m tests.e2e.chaos
 
 fuzz: build/stamps/test ## thousands of damaged requests for the gateway: build/fuzz.txt
 	$(VENV)/bin/python tests/fuzz/fuzz.py

@@ -36,16 +36,17 @@ _SHOWN_CHARACTERS = 200
 class LoadResult:
     """What became of the requests of one run.
 
-    `failed` counts by HTTP status ("503"), by exception ("ConnectionRefusedError"), "timeout" or "invalid answer", and
-    `examples` holds the first text of each. `unsent` requests were due at the fixed rate, but every connection was
-    still busy when the time was up. `seconds` runs from the first request to the last answer. `latencies_ms` are those
-    of the requests that went well, in order of their answers; at a fixed rate they start when a request was due, so
-    that the wait for a free connection is part of them.
+    `failed` counts by HTTP status ("503"), by exception ("ConnectionRefusedError"), "timeout" or "invalid answer",
+    `examples` holds the first text of each, and `failed_sent` when each was sent (`time.monotonic`). `unsent` requests
+    were due at the fixed rate, but every connection was still busy when the time was up. `seconds` runs from the first
+    request to the last answer. `latencies_ms` are those of the requests that went well, in order of their answers; at a
+    fixed rate they start when a request was due, so that the wait for a free connection is part of them.
     """
 
     sent: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    failed_sent: list[float] = field(default_factory=list)
     unsent: int = 0
     seconds: float = 0.0
     latencies_ms: list[float] = field(default_factory=list)
@@ -79,8 +80,9 @@ class LoadResult:
             **{name: None if math.isnan(value) else round(value, 3) for name, value in percentiles.items()},
         }
 
-    def add_failure(self, kind: str, text: str) -> None:
+    def add_failure(self, kind: str, text: str, sent: float) -> None:
         """Count a failed request."""
+        self.failed_sent.append(sent)
         self.failed[kind] += 1
         self.examples.setdefault(kind, text[:_SHOWN_CHARACTERS])
 
@@ -242,7 +244,7 @@ class _Run:
         # A TimeoutError is an OSError as well.
         except (OSError, httptools.HttpParserError) as error:
             kind = "timeout" if isinstance(error, TimeoutError) else type(error).__name__
-            self._result.add_failure(kind, str(error) or f"no answer within {self._timeout:g} s")
+            self._result.add_failure(kind, str(error) or f"no answer within {self._timeout:g} s", sent)
             if connection is not None:
                 connection.close()
             await asyncio.sleep(_PAUSE_AFTER_LOST_CONNECTION_SECONDS)
@@ -252,12 +254,12 @@ class _Run:
 
     def _note_answer(self, status: int, body: bytes, sent: float, latency_ms: float) -> None:
         if status != 200:
-            self._result.add_failure(str(status), body.decode("utf-8", "replace"))
+            self._result.add_failure(str(status), body.decode("utf-8", "replace"), sent)
             return
         try:
             self._check(body)
         except ValueError as error:
-            self._result.add_failure("invalid answer", str(error))
+            self._result.add_failure("invalid answer", str(error), sent)
         else:
             self._result.latencies_ms.append(latency_ms)
             if self._observe is not None:

@@ -1,24 +1,33 @@
 #!/usr/bin/env bash
-# Run molecule scenarios one after another; keep their output in build/molecule/ and show only what failed.
+# Run molecule scenarios, JOBS of them (default 1) at a time; keep their output in build/molecule/ and show only what failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 mkdir -p build/molecule
-: >build/molecule/results.txt
-failed=0
-for scenario in "$@"; do
-  start=$SECONDS
-  printf 'molecule %-20s ' "$scenario"
-  export NO_COLOR=1 PY_COLORS=0
+export NO_COLOR=1 PY_COLORS=0
+
+run() {
+  local scenario=$1 start=$SECONDS outcome=failed log=build/molecule/$1.log line
   # A run that was cut off leaves hosts behind, and the belief that they are there.
-  molecule destroy --scenario-name "$scenario" >"build/molecule/$scenario.log" 2>&1
-  if molecule test --scenario-name "$scenario" >>"build/molecule/$scenario.log" 2>&1; then
-    outcome=passed
-  else
-    outcome=failed
-    failed=1
+  molecule destroy --scenario-name "$scenario" >"$log" 2>&1
+  molecule test --scenario-name "$scenario" >>"$log" 2>&1 && outcome=passed
+  printf '%s %s %d\n' "$scenario" "$outcome" $((SECONDS - start)) >"build/molecule/$scenario.result"
+  printf -v line 'molecule %-20s %s in %d s' "$scenario" "$outcome" $((SECONDS - start))
+  if [ $outcome = passed ]; then echo "$line"; else printf '%s\n%s\n' "$line" "$(tail -n 80 "$log")"; fi
+  [ $outcome = passed ]
+}
+
+failed=0
+running=0
+for scenario in "$@"; do
+  if [ $running -ge "${JOBS:-1}" ]; then
+    wait -n || failed=1
+    running=$((running - 1))
   fi
-  printf '%s in %d s\n' "$outcome" $((SECONDS - start))
-  printf '%s %s %d\n' "$scenario" "$outcome" $((SECONDS - start)) >>build/molecule/results.txt
-  [ $outcome = passed ] || tail -n 80 "build/molecule/$scenario.log"
+  run "$scenario" &
+  running=$((running + 1))
+done
+while [ $running -gt 0 ]; do
+  wait -n || failed=1
+  running=$((running - 1))
 done
 exit $failed

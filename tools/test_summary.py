@@ -18,8 +18,8 @@ def main() -> int:
             )
             print(f"{report.stem}: {total - bad - left_out} passed, {bad} failed, {left_out} skipped")
             passed, failed, skipped = passed + total - bad - left_out, failed + bad, skipped + left_out
-    for line in (BUILD / "molecule/results.txt").read_text().splitlines():
-        scenario, outcome, seconds = line.split()
+    for result in sorted((BUILD / "molecule").glob("*.result")):
+        scenario, outcome, seconds = result.read_text().split()
         print(f"molecule {scenario}: {outcome} in {seconds} s")
         passed, failed = passed + (outcome == "passed"), failed + (outcome != "passed")
     print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))

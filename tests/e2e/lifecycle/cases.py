@@ -12,11 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from answers import MODEL, phase
-from run import Case, NotReady, Run, variant_scores
-from traffic import PATH
+from answers import phase
+from rows import NotReady
+from run import Case, Run, variant_scores
+from stack import MODEL
+from traffic import predict_path
 
 CASES: dict[str, Case] = {}
+# What the short form leaves out.
+LONG_CASES = frozenset({"publish-slow", "canary-auto-slow", "image-unhealthy"})
 
 # Models that the cases need.
 VARIANTS = (
@@ -373,7 +377,7 @@ async def _sticky_clients(run: Run) -> dict[str, list[int]]:
     code = (Path(__file__).parent / "sticky_clients.py").read_text()
     port = str(urlsplit(run.stack.gateways[0]).port)
     picture = (run.source("swapped") / "assets.extra" / "golden-stripes.png").read_bytes()
-    command = ("python3", "-c", code, port, PATH, str(_CLIENTS), str(_TIMES))
+    command = ("python3", "-c", code, port, predict_path(MODEL), str(_CLIENTS), str(_TIMES))
     return json.loads(await run.stack.on(run.stack.gateway_host, *command, stdin=picture))
 
 

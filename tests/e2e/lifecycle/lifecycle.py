@@ -1,6 +1,6 @@
 """Change what is served, well and badly, while 50 requests a second come in: not one may fail.
 
-    python -m tests.e2e.lifecycle [CASE…]        # --list names them
+    python -m tests.e2e.lifecycle [--short] [CASE…]        # --list names them
 
 Needs a running stack that serves version 1 of `colours`, and in the environment
     TF2X_GATEWAY_URLS     the gateways, e.g. http://172.17.0.2:9000,http://172.17.0.3:9000
@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -31,19 +30,21 @@ from pathlib import Path
 
 import uvloop
 from answers import golden_scores
-from cases import CASES, VARIANTS
-from run import Row, run_case
-from stack import Stack, StackError
+from cases import CASES, LONG_CASES, VARIANTS
+from hosts import LabError
+from rows import HEAD, Row, line, write_report
+from run import run_case
+from stack import Stack
 
 ROOT = Path(__file__).resolve().parents[3]
 _MODELS = Path("tests/models/colours")
 
 
 def stack_from_environment() -> Stack:
-    """Return the stack that the environment names. Raises StackError when it does not."""
+    """Return the stack that the environment names. Raises LabError when it does not."""
     missing = [name for name in ("TF2X_GATEWAY_URLS", "TF2X_INVENTORY", "TF2X_SERVING_HOSTS") if name not in os.environ]
     if missing:
-        raise StackError(f"the environment lacks {', '.join(missing)}; see --help")
+        raise LabError(f"the environment lacks {', '.join(missing)}; see --help")
     hosts = tuple(filter(None, os.environ["TF2X_SERVING_HOSTS"].split(",")))
     return Stack(
         gateways=tuple(url.rstrip("/") for url in os.environ["TF2X_GATEWAY_URLS"].split(",") if url),
@@ -84,34 +85,22 @@ async def run_cases(names: Sequence[str], stack: Stack, variants: Path, output: 
         rows.append(
             await run_case(name, CASES[name], stack=stack, right=right, variants=variants, picture=picture, log=log)
         )
-        print(_line(rows[-1]), flush=True)
-        (output / "lifecycle.json").write_text(json.dumps([row.as_json() for row in rows], indent=2) + "\n")
-        (output / "lifecycle.txt").write_text(table(rows))
+        print(line(rows[-1]), flush=True)
+        write_report(rows, output / "lifecycle")
     return rows
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Return the rows as text."""
-    return "".join(f"{line}\n" for line in (_HEAD, *map(_line, rows)))
-
-
-_HEAD = f"{'case':<26}{'requests':>9}{'failed':>8}{'seconds':>9}  {'ok':<4}detail"
-
-
-def _line(row: Row) -> str:
-    ok = "yes" if row.ok else "NO"
-    return f"{row.case:<26}{row.requests:>9}{row.failed:>8}{row.seconds:>9.1f}  {ok:<4}{row.detail}"
 
 
 def main() -> int:
     """Run the cases that the command line names. Returns 0 if all of them are ok."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help="default: all, in order")
+    parser.add_argument("--short", action="store_true", help="leave the longest cases out by default")
     parser.add_argument("--list", action="store_true", help="name the cases")
     parser.add_argument("--output", type=Path, default=ROOT / "build", help="directory (default: %(default)s)")
     options = parser.parse_args()
+    all_names = [name for name in CASES if not (options.short and name in LONG_CASES)]
     if options.list:
-        print("\n".join(CASES))
+        print("\n".join(all_names))
         return 0
     unknown = sorted(set(options.cases) - CASES.keys())
     if unknown:
@@ -124,9 +113,9 @@ def main() -> int:
         options.output.mkdir(parents=True, exist_ok=True)
         python = Path(os.environ.get("TF2X_TF_PYTHON", ROOT / ".venv-tf/bin/python"))
         variants = make_variants(options.output.resolve() / "lifecycle-models", python)
-        print(_HEAD)
-        rows = uvloop.run(run_cases(options.cases or list(CASES), stack, variants, options.output))
-    except StackError as error:
+        print(HEAD)
+        rows = uvloop.run(run_cases(options.cases or all_names, stack, variants, options.output))
+    except LabError as error:
         print(f"lifecycle: {error}", file=sys.stderr)
         return 2
     return int(not all(row.ok for row in rows))

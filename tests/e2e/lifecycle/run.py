@@ -5,46 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from answers import Answer, Phase, Timeline, golden_scores, judge, phase, share
-from stack import Command, Stack, StackError
+from hosts import Command, LabError
+from rows import Findings, NotReady, Row
+from stack import MODEL, Stack
 from traffic import Traffic
+
+# Requests a second, shared out among the gateways.
+RATE = 50.0
 
 # Of traffic before and after what a case does.
 LEAD_SECONDS = 1.0
 TAIL_SECONDS = 2.0
 
-_SHOWN_LINES = 3
 
-
-class NotReady(Exception):
-    """The case builds on another one that has not been run."""
-
-
-@dataclass
-class Row:
-    """The outcome of a case; `seconds` are those of its playbooks."""
-
-    case: str
-    requests: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    ok: bool = False
-    detail: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as it is written to the report."""
-        return {**asdict(self), "seconds": round(self.seconds, 1)}
-
-
-@dataclass
-class Run:
+@dataclass(kw_only=True)
+class Run(Findings):
     """What a case works with: `right` are the right scores by version, `variants` is the folder of the models by name.
 
     A case calls `play` for its commands, `expect` for what must hold, and `note` for figures.
@@ -55,9 +37,6 @@ class Run:
     variants: Path
     traffic: Traffic
     model: dict[str, Any]
-    commands: list[Command] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     timeline: Timeline = field(default_factory=Timeline)
 
     def __post_init__(self) -> None:
@@ -106,18 +85,9 @@ class Run:
         """Return the folder of a variant."""
         return self.variants / variant
 
-    def expect(self, holds: object, fault: str) -> None:
-        """Note a fault unless it holds."""
-        if not holds:
-            self.faults.append(fault)
-
     def expect_labels(self, **labels: int) -> None:
         """The registry must have these labels and no others."""
         self.expect(self.labels == labels, f"labels are {self.labels} in the registry, {labels} would be right")
-
-    def note(self, text: str) -> None:
-        """Add to the row's detail."""
-        self.notes.append(text)
 
     async def play(
         self,
@@ -136,18 +106,13 @@ class Run:
         """
         after = self._phase if after is None else after
         command = await self.stack.play(playbook, extra, tags)
-        self.commands.append(command)
         self.timeline.allow(self._phase, self._phase_since, command.ended)
         self.timeline.allow(after | also, command.began, command.ended)
         # A failure that was not foreseen is one fault; the answers after it are not many more.
         unclear = command.status != 0 and fails is None
         self._phase = self._phase | after | also if unclear else after
         self._phase_since = command.ended
-        if fails is not None:
-            self.expect(command.status != 0, f"{playbook} did not fail")
-            self.expect(re.search(fails, command.text), f"the output of {playbook} does not tell the reason: {fails}")
-        else:
-            self.expect(command.status == 0, f"{playbook} failed: {_failure(command.output)}")
+        self.expect_end(playbook, command, fails)
         self.model = await self.stack.model()
         return command
 
@@ -186,22 +151,9 @@ class Run:
     def finish(self, row: Row) -> None:
         """Judge the traffic, which has ended, and complete the row."""
         self.timeline.allow(self._phase, self._phase_since, math.inf)
-        judgement = judge(self.traffic.answers, self.right, self.timeline)
-        result = self.traffic.result
-        lost = result.failed + judgement.wrong
-        if result.unsent > 0:
-            lost["unsent"] = result.unsent
-        examples = {**judgement.examples, **result.examples}
-        self.faults += [f"{count} x {kind}: {examples.get(kind, '')}".rstrip(": ") for kind, count in lost.items()]
-        row.requests = result.sent + max(0, result.unsent)
-        row.failed = sum(lost.values())
+        judgement = judge(self.traffic.answers, MODEL, self.right, self.timeline)
         row.seconds = sum(command.seconds for command in self.commands)
-        self.expect(judgement.answers, "not a single answer could be read")
-        if result.latencies_ms:
-            p50, p99 = result.percentile(50), result.percentile(99)
-            self.note(f"p50 {p50:.0f} ms, p99 {p99:.0f} ms, max {max(result.latencies_ms):.0f} ms")
-        row.ok = not self.faults
-        row.detail = "; ".join([*(f"FAULT: {fault}" for fault in self.faults), *self.notes])
+        self.complete(row, self.traffic.result, judgement)
 
 
 Case = Callable[[Run], Awaitable[None]]
@@ -216,15 +168,10 @@ def _readable(traffic: Traffic) -> list[Answer]:
     found = []
     for raw in traffic.answers:
         try:
-            found.append(Answer.parse(raw))
+            found.append(Answer.parse(raw, MODEL))
         except ValueError:
             continue
     return found
-
-
-def _failure(output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if re.search(r"fatal:|ERROR|msg:|FAILED", line)]
-    return " | ".join(lines[:_SHOWN_LINES]) or "no reason in its output"
 
 
 async def run_case(
@@ -243,17 +190,17 @@ async def run_case(
     run: Run | None = None
     try:
         model = await stack.model()
-        async with Traffic(stack.gateways, picture) as traffic:
-            run = Run(stack, right, variants, traffic, model)
+        async with Traffic(stack.gateways, MODEL, picture, rate=RATE) as traffic:
+            run = Run(stack=stack, right=right, variants=variants, traffic=traffic, model=model)
             await asyncio.sleep(LEAD_SECONDS)
             try:
                 await case(run)
-            except (StackError, NotReady) as error:
+            except (LabError, NotReady) as error:
                 run.faults.append(str(error))
             await asyncio.sleep(TAIL_SECONDS)
         run.finish(row)
-    except (StackError, OSError) as error:
+    except (LabError, OSError) as error:
         row.detail = f"FAULT: {error}"
     if run is not None and (not row.ok or any(command.status for command in run.commands)):
-        log.write_text("".join(f"$ {each.line}\n{each.output}\n" for each in run.commands))
+        run.write_log(log)
     return row

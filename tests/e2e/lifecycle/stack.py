@@ -1,108 +1,46 @@
-"""The running stack: its hosts (containers), its registry of models, and the playbooks that change it."""
+"""The running stack: its registry of models, their stores, and what the gateways count."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import os
 import re
-import signal
-import subprocess
-import time
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from answers import MODEL
+from hosts import Lab, LabError
 
-_PLAYBOOK_SECONDS = 1200
-_HOST_SECONDS = 120
+MODEL = "colours"
+
 _SERVING_SERVICE = "PROD-STACK_tf_serving"
 
 
-class StackError(Exception):
-    """The stack is not what the driver needs."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """A playbook that ended; times are those of `time.monotonic`."""
-
-    line: str
-    status: int
-    output: str
-    began: float
-    ended: float
-
-    @property
-    def seconds(self) -> float:
-        """How long it took."""
-        return self.ended - self.began
-
-    @property
-    def text(self) -> str:
-        """The output without its line breaks: long messages are folded anywhere."""
-        return " ".join(self.output.split())
-
-    @property
-    def changed(self) -> int | None:
-        """How many tasks changed something, from the recap; None without a recap."""
-        found = re.findall(r"^\S+\s*: ok=\d+\s+changed=(\d+)", self.output, re.MULTILINE)
-        return sum(map(int, found)) if found else None
-
-
-@dataclass(frozen=True)
-class Stack:
+@dataclass(frozen=True, kw_only=True)
+class Stack(Lab):
     """How to reach it. `hosts` are the serving ones; `gateway_host` runs a gateway, `manager` holds the registry."""
 
     gateways: tuple[str, ...]
-    inventory: Path
-    checkout: Path
     hosts: tuple[str, ...]
     manager: str
     gateway_host: str
     root: str = "/opt/tf2x"
-    docker: tuple[str, ...] = ("docker",)
-    ansible_playbook: str = "ansible-playbook"
 
     @property
     def store(self) -> str:
         """The folder of the model's versions on a serving host."""
         return f"{self.root}/models/{MODEL}"
 
-    async def on(self, host: str, *command: str, stdin: bytes | None = None) -> str:
-        """Run a command on a host and return what it prints. Raises StackError when it fails."""
-        interactive = [] if stdin is None else ["--interactive"]
-        process = await asyncio.create_subprocess_exec(
-            *self.docker,
-            "exec",
-            *interactive,
-            host,
-            *command,
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        try:
-            output, errors = await asyncio.wait_for(process.communicate(stdin), _HOST_SECONDS)
-        except asyncio.TimeoutError:
-            process.kill()
-            raise StackError(f"{host}: {command[:3]} did not end within {_HOST_SECONDS} s") from None
-        if process.returncode != 0:
-            raise StackError(f"{host}: {command[:3]} ended with {process.returncode}: {errors.decode().strip()}")
-        return output.decode()
-
     async def model(self) -> dict[str, Any]:
-        """Return the registry's entry of the model. Raises StackError when there is none."""
+        """Return the registry's entry of the model. Raises LabError when there is none."""
         path = f"{self.root}/registry.json"
         document = json.loads(await self.on(self.manager, "cat", path))
         try:
             return document["models"][MODEL]
         except LookupError:
-            raise StackError(f"{path} on {self.manager} has no model {MODEL}: {document}") from None
+            raise LabError(f"{path} on {self.manager} has no model {MODEL}: {document}") from None
 
     async def stored_golden(self, version: int) -> dict[str, Any]:
         """Return the golden file of a version, from the first host's store."""
@@ -129,39 +67,9 @@ class Stack:
         form = "{{.Spec.TaskTemplate.ContainerSpec.Image}}"
         return (await self.on(self.manager, "docker", "service", "inspect", "--format", form, service)).strip()
 
-    async def play(
-        self, playbook: str, extra: Mapping[str, Any], tags: str | None = None, seconds: float = _PLAYBOOK_SECONDS
-    ) -> Command:
-        """Run a playbook, or its tasks with `tags`, with extra variables to its end, or end it after `seconds`."""
-        variables = [f"{name}={value}" for name, value in extra.items() if not isinstance(value, (dict, list))]
-        structured = {name: value for name, value in extra.items() if isinstance(value, (dict, list))}
-        variables += [json.dumps(structured)] if structured else []
-        arguments = [self.ansible_playbook, "-i", str(self.inventory), f"playbooks/{playbook}.yml"]
-        arguments += [part for variable in variables for part in ("-e", variable)]
-        arguments += ["--tags", tags] if tags else []
-        began = time.monotonic()
-        process = await asyncio.create_subprocess_exec(
-            *arguments,
-            cwd=self.checkout,
-            env={**os.environ, "ANSIBLE_CONFIG": str(self.checkout / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=_own_group_and_usual_priority,
-        )
-        reading = asyncio.create_task(process.communicate())
-        try:
-            output, _none = await asyncio.wait_for(asyncio.shield(reading), seconds)
-        except asyncio.TimeoutError:
-            os.killpg(process.pid, signal.SIGKILL)
-            output, _none = await reading
-            output += f"\nended by the driver after {seconds:g} s\n".encode()
-        ended = time.monotonic()
-        return Command(" ".join(arguments), process.returncode, output.decode(errors="replace"), began, ended)
-
     @contextlib.asynccontextmanager
     async def full_store(self, host: str, free_bytes: int) -> AsyncIterator[None]:
-        """Leave `free_bytes` to the models on a host. Raises StackError unless their file system is a small one."""
+        """Leave `free_bytes` to the models on a host. Raises LabError unless their file system is a small one."""
         filler = f"{self.root}/models/.filler"
         try:
             await self.on(host, "sh", "-c", _FILL, "sh", filler, str(free_bytes))
@@ -182,15 +90,9 @@ fallocate --length "$(($(bytes avail "$folder") - $2))" "$1"
 """
 
 
-def _own_group_and_usual_priority() -> None:
-    os.setpgid(0, 0)
-    # The driver may have a higher one, for the sake of its clock.
-    os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
-
-
 def _metrics_page(gateway: str) -> str:
     try:
         with urllib.request.urlopen(f"{gateway}/metrics", timeout=10) as response:
             return response.read().decode()
     except OSError as error:
-        raise StackError(f"the gateway {gateway} does not answer: {error}") from error
+        raise LabError(f"the gateway {gateway} does not answer: {error}") from error

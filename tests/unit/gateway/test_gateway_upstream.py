@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,37 @@ def silent_address():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(16)
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def truncating_address():
+    """An address where calls get the head of an answer and then its end, as behind a balancer that lost its server."""
+    settings = b"\0\0\0\x04\0" + bytes(4)
+    # :status 200 from HPACK's static table, and its name number 31 with a literal value.
+    fields = b"\x88\x0f\x10\x10application/grpc"
+    head = len(fields).to_bytes(3, "big") + b"\x01\x04"
+    end = b"\0\0\0\0\x01"
+
+    def serve(connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as sent:
+            sent.read(24)
+            connection.sendall(settings)
+            while frame := sent.read(9):
+                length, kind, flags = int.from_bytes(frame[:3], "big"), frame[3], frame[4]
+                sent.read(length)
+                if kind == 0 and flags & 1:
+                    connection.sendall(head + frame[5:] + fields + end + frame[5:])
+                elif kind == 4 and not flags & 1:
+                    connection.sendall(b"\0\0\0\x04\x01" + bytes(4))
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
@@ -263,6 +295,18 @@ def test_unavailable_is_retried(gateway, stub, code):
     assert gateway.upload(IMAGE).status == 200
     assert len(stub.calls) == 3
     assert retries(gateway, stub) - before == 2
+
+
+def test_answer_that_was_cut_short_is_asked_for_again(truncating_address, stub, new_gateway):
+    gateway = new_gateway(truncating_address, stub.address)
+    assert gateway.upload(IMAGE).status == 200
+    assert retries(gateway, stub) > 0
+
+
+def test_answer_that_is_always_cut_short(truncating_address, new_gateway):
+    answer = new_gateway(truncating_address, deadline_seconds=1).upload(IMAGE)
+    assert answer.error == (503, "upstream_unavailable")
+    assert "Stream removed" in answer.message
 
 
 def test_unavailable_until_the_deadline(stub, new_gateway):

@@ -8,8 +8,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-MODEL = "colours"
-
 # Far below what tells the variants apart.
 _TOLERANCE = 1e-3
 
@@ -42,12 +40,12 @@ class Answer:
     scores: dict[str, float]
 
     @classmethod
-    def parse(cls, raw: RawAnswer) -> Answer:
-        """Read an answer. Raises ValueError when it does not say what it must."""
+    def parse(cls, raw: RawAnswer, asked: str) -> Answer:
+        """Read an answer to a request for the model `asked`. Raises ValueError when it does not say what it must."""
         try:
             document = json.loads(raw.body)
             model = document["model"]
-            if model["name"] != MODEL:
+            if model["name"] != asked:
                 raise ValueError(f"an answer of model {model['name']}")
             scores = {entry["label"]: float(entry["score"]) for entry in document["predictions"]}
             return cls(raw.sent, raw.received, int(model["version"]), str(model["label"]), scores)
@@ -56,9 +54,8 @@ class Answer:
 
 
 def golden_scores(golden: Mapping[str, Any]) -> dict[str, float]:
-    """Return the right scores by label of the one case of a golden file."""
-    (case,) = golden["cases"]
-    (scores,) = case["outputs"].values()
+    """Return the right scores by label of the first case of a golden file."""
+    (scores,) = golden["cases"][0]["outputs"].values()
     return dict(zip(golden["labels"], scores["values"], strict=True))
 
 
@@ -98,12 +95,14 @@ class Judgement:
         self.examples.setdefault(kind, example)
 
 
-def judge(raw: Iterable[RawAnswer], right: Mapping[int, Mapping[str, float]], timeline: Timeline) -> Judgement:
+def judge(
+    raw: Iterable[RawAnswer], asked: str, right: Mapping[int, Mapping[str, float]], timeline: Timeline
+) -> Judgement:
     """Check every answer against the right scores by version and against who may answer at its time."""
     judgement = Judgement()
     for each in raw:
         try:
-            answer = Answer.parse(each)
+            answer = Answer.parse(each, asked)
         except ValueError as error:
             judgement.blame("unreadable", str(error))
             continue
