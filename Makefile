@@ -101,6 +101,7 @@ bench: build/stamps/test build/stamps/tensorflow ## the gateway against the refe
 
 bench-deploy: demo ## site.yml without changes and the health check, on one host and on five: build/bench-deploy.txt
 	$(VENV)/bin/python benchmarks/deploy.py one=inventory/demo
+	lab/lab.sh down tf2x-demo
 	lab/demo_ha.sh
 	$(VENV)/bin/python benchmarks/deploy.py five=inventory/ha
 
