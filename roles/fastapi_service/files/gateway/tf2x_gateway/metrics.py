@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -26,6 +27,12 @@ disable_created_metrics()
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _DECODE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _DIFFERENCE_BUCKETS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.25, 0.5, 1)
+_SCORE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+# Every class is a series for each version; a model may have thousands.
+_MAX_CLASSES = 100
+_OTHER_CLASSES = "other"
+# The lane of requests that only try whether predictions work: they must not count as traffic.
+PROBE_LANE = "probe"
 
 
 def version_text(version: int | None) -> str:
@@ -97,6 +104,19 @@ class Metrics:
             buckets=_DIFFERENCE_BUCKETS,
             registry=self._registry,
         )
+        self.top_score = Histogram(
+            "tf2x_gateway_top_score",
+            "Highest score of a predicted image.",
+            ("model", "version"),
+            buckets=_SCORE_BUCKETS,
+            registry=self._registry,
+        )
+        self.top_label = Counter(
+            "tf2x_gateway_top_label_total",
+            f"Predicted images by their best class; declared labels after the first {_MAX_CLASSES} count as one.",
+            ("model", "version", "class"),
+            registry=self._registry,
+        )
         self.in_flight = Gauge(
             "tf2x_gateway_in_flight",
             "Requests for predictions under way.",
@@ -106,6 +126,18 @@ class Metrics:
         self.queued = Gauge(
             "tf2x_gateway_queued",
             "Requests for predictions that wait for their turn.",
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
+        self.in_flight_limit = Gauge(
+            "tf2x_gateway_in_flight_limit",
+            "How many requests for predictions may be under way.",
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
+        self.queued_limit = Gauge(
+            "tf2x_gateway_queued_limit",
+            "How many requests for predictions may wait.",
             registry=self._registry,
             multiprocess_mode="livesum",
         )
@@ -139,13 +171,18 @@ class Metrics:
 
 
 class LaneMetrics:
-    """The metrics of one version label of a model. Their series are looked up once: every request needs two."""
+    """The metrics of one lane of a model. Their series are looked up once: every request needs some.
 
-    def __init__(self, metrics: Metrics, model: str, version_label: str | None) -> None:
+    `lane` is the version label that is asked, or PROBE_LANE; `classes` are the model's declared labels.
+    """
+
+    def __init__(self, metrics: Metrics, model: str, lane: str, classes: Sequence[str]) -> None:
         self._metrics = metrics
-        self._lane = (model, version_label or "")
+        self._lane = (model, lane)
+        self._classes = classes
         self._counters: dict[tuple[int | None, str], Counter] = {}
         self._histograms: dict[int | None, Histogram] = {}
+        self._answers: dict[int | None, tuple[Histogram, dict[str, Counter]]] = {}
 
     def count(self, version: int | None, outcome: str) -> None:
         """Count a request that ended with `outcome`: ok, error or timeout."""
@@ -162,3 +199,22 @@ class LaneMetrics:
             histogram = self._metrics.upstream_seconds.labels(*self._lane, version_text(version))
             self._histograms[version] = histogram
         histogram.observe(seconds)
+
+    def observe_answer(self, version: int | None, label: str, score: float) -> None:
+        """Note the best class of an image and its score. Those of probes say nothing about what clients send."""
+        model, lane = self._lane
+        if lane == PROBE_LANE:
+            return
+        if version not in self._answers:
+            self._answers[version] = self._answer_metrics(model, version_text(version))
+        top_score, top_label = self._answers[version]
+        top_score.observe(score)
+        top_label[label].inc()
+
+    def _answer_metrics(self, model: str, version: str) -> tuple[Histogram, dict[str, Counter]]:
+        """Return the metrics of a version's answers. All classes begin at 0: a new one would have no past."""
+        names = [*self._classes[:_MAX_CLASSES], *[_OTHER_CLASSES] * len(self._classes[_MAX_CLASSES:])]
+        counters = {
+            label: self._metrics.top_label.labels(model, version, name) for label, name in zip(self._classes, names)
+        }
+        return self._metrics.top_score.labels(model, version), counters

@@ -19,6 +19,10 @@ from tf2x_gateway.tracing import Tracer
 
 # Asked every few seconds by machines: worth a line only when something is wrong.
 _QUIET_PATHS = ("/healthz", "/readyz", "/metrics")
+# Who only tries whether predictions work says so with this header, and with any value of it.
+_PROBE_HEADER = "x-tf2x-probe"
+# The route under which predictions for probes are counted.
+_PROBE_ROUTE = "probe"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _SECURITY_HEADERS = (
@@ -33,7 +37,8 @@ class RequestObserver:
     """Wraps the whole application, so that it sees the answers to failures too.
 
     A request may bring its own `X-Request-Id` and `traceparent`; both are in the request's state as `request_id` and
-    `traceparent` ("" if there is none), the id in the answer as well.
+    `traceparent` ("" if there is none), the id in the answer as well. `probe` is there too: whether it asks for a
+    prediction only to try, which must not count as traffic.
     """
 
     def __init__(
@@ -103,8 +108,9 @@ class RequestObserver:
     def _note(self, scope: Scope, status: int, seconds: float, span: Any) -> None:
         route = getattr(scope.get("route"), "path", "other")
         model = self._model(route, scope)
-        self._metrics.requests.labels(model, route, str(status)).inc()
-        self._metrics.request_seconds.labels(model, route).observe(seconds)
+        counted = _PROBE_ROUTE if model and scope["state"]["probe"] else route
+        self._metrics.requests.labels(model, counted, str(status)).inc()
+        self._metrics.request_seconds.labels(model, counted).observe(seconds)
         if self._access_log is not None and (status >= 400 or route not in _QUIET_PATHS):
             self._access_log.write(_access_entry(scope, status, seconds, model))
         if self._tracer is not None and span is not None:
@@ -136,6 +142,7 @@ def _identify(scope: Scope) -> tuple[dict[str, Any], str]:
     request_id = _accepted(_REQUEST_ID, headers.get("x-request-id")) or f"{random.getrandbits(128):032x}"
     state["request_id"] = request_id
     state["traceparent"] = _accepted(_TRACEPARENT, headers.get("traceparent"))
+    state["probe"] = _PROBE_HEADER in headers
     return state, request_id
 
 

@@ -75,7 +75,9 @@ class Predictor:
         client: AsyncServingClient,
         decoders: Executor,
         metrics: Metrics,
+        lane: str | None = None,
     ) -> None:
+        """`lane`: what the metrics call it, unless it is the version label."""
         self.name = name
         self.labels = declaration.labels
         self.version_label = declaration.version_label
@@ -83,7 +85,7 @@ class Predictor:
         self._spec = model_spec(name, declaration)
         self._client = client
         self._encoder = RequestEncoder(name, decoders, metrics)
-        self._metrics = LaneMetrics(metrics, name, declaration.version_label)
+        self._metrics = LaneMetrics(metrics, name, lane or declaration.version_label or "", declaration.labels)
         self._contract: ModelContract | None = None
         self._reading = asyncio.Lock()
         self._batch_requests = asyncio.Semaphore(_BATCH_REQUESTS_AT_ONCE)
@@ -118,13 +120,13 @@ class Predictor:
 
     def _count(self, outcomes: Sequence[Outcome]) -> None:
         """Count a request that got its outcomes, unless there was nothing in it that a model could be asked about."""
+        predictions = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
+        for prediction in predictions:
+            self._metrics.observe_answer(prediction.version, *prediction.scores[0])
         if any(map(is_failure, outcomes)):
             self._metrics.count(self.version, "error")
-            return
-        for outcome in outcomes:
-            if isinstance(outcome, Prediction):
-                self._metrics.count(outcome.version, "ok")
-                return
+        elif predictions:
+            self._metrics.count(predictions[0].version, "ok")
 
     async def _until(self, deadline: float, answer: Awaitable[Answer]) -> Answer:
         seconds = deadline - time.monotonic()

@@ -21,13 +21,24 @@ _log = logging.getLogger("tf2x_gateway")
 class ServedModel:
     """Answers requests for one model. A canary only ever adds to it: what the canary fails, the stable lane answers.
 
-    `slots` is how many requests the gateway has under way at most.
+    `probe` is the stable lane again, with metrics of its own; `slots` is how many requests the gateway has under way at
+    most.
     """
 
-    def __init__(self, stable: Predictor, canary: Predictor, traffic: Traffic, shadows: Shadows, slots: int) -> None:
+    def __init__(
+        self,
+        stable: Predictor,
+        canary: Predictor,
+        probe: Predictor,
+        *,
+        traffic: Traffic,
+        shadows: Shadows,
+        slots: int,
+    ) -> None:
         self.name = stable.name
         self.stable = stable
         self.canary = canary
+        self._probe = probe
         self._traffic = traffic
         self._shadows = shadows
         self._slots = slots
@@ -40,12 +51,14 @@ class ServedModel:
         return self._traffic.canary(self.name)
 
     def predict(
-        self, images: Sequence[bytes], client: str, deadline: float, metadata: RpcMetadata = ()
+        self, images: Sequence[bytes], *, client: str, probe: bool, deadline: float, metadata: RpcMetadata = ()
     ) -> Awaitable[list[Outcome]]:
         """Return for each image file its scores, or what is wrong with it. To be awaited; raises GatewayError.
 
-        `client` is who asks; `deadline` and `metadata` are those of Predictor.predict.
+        `client` is who asks, `probe` whether only to try; `deadline` and `metadata` are those of Predictor.predict.
         """
+        if probe:
+            return self._probe.predict(images, deadline, metadata)
         canary = self._traffic.canary(self.name)
         if canary is None or not canary.takes(self.name, client):
             return self.stable.predict(images, deadline, metadata)

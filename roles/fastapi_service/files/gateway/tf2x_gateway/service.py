@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, Callable, TypeVar
+from typing import Callable, TypeVar
 
 import anyio
 from starlette.requests import Request
@@ -18,7 +19,7 @@ from tf2x_gateway.admission import BodyMemory, ClientLimit, Gate
 from tf2x_gateway.auth import ApiKeys
 from tf2x_gateway.config import GatewayConfig, Limits, ModelDeclaration
 from tf2x_gateway.errors import GatewayError
-from tf2x_gateway.metrics import Metrics
+from tf2x_gateway.metrics import PROBE_LANE, Metrics
 from tf2x_gateway.predictor import Outcome, Prediction, Predictor
 from tf2x_gateway.served_model import ServedModel
 from tf2x_gateway.serving import AsyncServingClient
@@ -31,6 +32,8 @@ _CANARY_PATIENCE_SECONDS = 0.5
 
 Body = TypeVar("Body")
 Answer = TypeVar("Answer")
+# Asks a model about images.
+Ask = Callable[[list[bytes]], Awaitable[list[Outcome]]]
 
 
 class DeclarationError(Exception):
@@ -51,6 +54,8 @@ class Service:
         self._clients = ClientLimit(limits.max_in_flight_per_client, metrics.refused.labels("client").inc)
         self._memory = BodyMemory(limits.max_buffered_bytes, metrics.refused.labels("memory").inc)
         metrics.queued.set_function(lambda: self.gate.waiting)
+        metrics.in_flight_limit.set(limits.max_in_flight)
+        metrics.queued_limit.set(limits.max_queued)
         self._models: dict[str, ServedModel] = {}
 
     @asynccontextmanager
@@ -67,17 +72,20 @@ class Service:
         threads = max(1, len(os.sched_getaffinity(0)) // config.workers)
         with ThreadPoolExecutor(threads, thread_name_prefix="decode") as decoders:
 
-            def predictor(name: str, declaration: ModelDeclaration, asked: AsyncServingClient) -> Predictor:
-                return Predictor(name, declaration, client=asked, decoders=decoders, metrics=self._metrics)
+            def predictor(
+                name: str, declaration: ModelDeclaration, asked: AsyncServingClient, lane: str | None = None
+            ) -> Predictor:
+                return Predictor(name, declaration, client=asked, decoders=decoders, metrics=self._metrics, lane=lane)
 
             for name, declaration in config.models.items():
                 canary = declaration.model_copy(update={"version_label": CANARY_LABEL})
                 self._models[name] = ServedModel(
                     predictor(name, declaration, client),
                     predictor(name, canary, canary_client),
-                    self._traffic,
-                    shadows,
-                    config.limits.max_in_flight,
+                    predictor(name, declaration, client, PROBE_LANE),
+                    traffic=self._traffic,
+                    shadows=shadows,
+                    slots=config.limits.max_in_flight,
                 )
             try:
                 results = (await self.check()).values()
@@ -134,7 +142,7 @@ class Service:
         request: Request,
         name: str,
         read: Callable[[Request, Limits, upload.Hold], Awaitable[Body]],
-        predict: Callable[[ServedModel, Body, str, float, Any], Awaitable[Answer]],
+        predict: Callable[[Ask, Body], Awaitable[Answer]],
     ) -> Answer:
         client = self.authorize(request, "predict")
         model = self._models.get(name)
@@ -146,10 +154,16 @@ class Service:
             # Whoever sends slowly holds memory, but no slot.
             body = await self._in_time(request, read(request, self._config.limits, hold))
             seconds = self._config.upstream.deadline_seconds
-            deadline = time.monotonic() + seconds
+            ask = functools.partial(
+                model.predict,
+                client=client,
+                probe=request.state.probe,
+                deadline=time.monotonic() + seconds,
+                metadata=_rpc_metadata(request),
+            )
             async with self.gate.slot(seconds):
                 with self._metrics.in_flight.track_inprogress():
-                    return await predict(model, body, client, deadline, _rpc_metadata(request))
+                    return await predict(ask, body)
 
     async def _in_time(self, request: Request, reading: Awaitable[Body]) -> Body:
         seconds = self._config.limits.body_seconds
@@ -163,19 +177,17 @@ class Service:
             ) from error
 
 
-async def _predict_file(model: ServedModel, file: bytes, client: str, deadline: float, metadata: Any) -> Prediction:
-    (outcome,) = await model.predict([file], client, deadline, metadata)
+async def _predict_file(ask: Ask, file: bytes) -> Prediction:
+    (outcome,) = await ask([file])
     if isinstance(outcome, GatewayError):
         raise outcome
     return outcome
 
 
-async def _predict_files(
-    model: ServedModel, files: list[upload.File], client: str, deadline: float, metadata: Any
-) -> list[Outcome]:
+async def _predict_files(ask: Ask, files: list[upload.File]) -> list[Outcome]:
     """Predict the files that could be read, and keep the others' errors in their places."""
     images = [file for file in files if isinstance(file, bytes)]
-    predicted = iter(await model.predict(images, client, deadline, metadata))
+    predicted = iter(await ask(images))
     return [next(predicted) if isinstance(file, bytes) else file for file in files]
 
 
