@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "gateway"))
 
@@ -62,6 +62,8 @@ def new_gateway(stub: StubServing) -> Iterator[Callable[..., Gateway]]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
+    # As patient as contexts are.
+    expect.set_options(timeout=15_000)
     with sync_playwright() as playwright, launch(playwright) as browser:
         yield browser
 
