@@ -61,6 +61,8 @@ options:
         description:
           - Command, as a list, that must succeed before the file is written. V(%s) in it stands for a file with the new
             content.
+          - V(%d) in it stands for a folder that holds all O(files) in and below the file's own folder, with their new
+            content, for a file that names others. It runs as soon as one of these differs.
         type: list
         elements: str
         default: []
@@ -116,27 +118,37 @@ def _content(value: Any) -> bytes:
     return text.encode()
 
 
-def _prepare(module: AnsibleModule, number: int, file: _File) -> str:
-    """Write the content to a temporary file of the same name, validate it, and return where it is."""
-    # A folder each: names need not be different.
-    folder = Path(module.tmpdir, f"config-files-{number}")
-    folder.mkdir(mode=0o700)
-    prepared = folder / Path(file.path).name
+def _prepare(mirror: Path, file: _File) -> Path:
+    """Write the content to a temporary file, in a tree like that of the files, and return where it is."""
+    prepared = mirror / file.path.lstrip("/")
+    prepared.parent.mkdir(parents=True, exist_ok=True)
     prepared.write_bytes(file.content)
-    # Whoever validates may be another user, in a container that sees the file only.
+    # Whoever validates may be another user, in a container that sees the file, or its folder, only.
     prepared.chmod(int(file.mode, 8))
-    if file.validate:
-        command = [word.replace("%s", str(prepared)) for word in file.validate]
-        status, output, errors = module.run_command(command)
-        if status != 0:
-            module.fail_json(
-                msg=f"{file.path}: the new content was refused, and nothing was written: `{' '.join(command)}` ended "
-                f"with {status}: {(errors.strip() or output.strip())}",
-                rc=status,
-                stdout=output,
-                stderr=errors,
-            )
-    return str(prepared)
+    for folder in prepared.parents:
+        if folder == mirror:
+            break
+        folder.chmod(0o755)
+    return prepared
+
+
+def _concerns(file: _File, differing: list[_File]) -> bool:
+    """Tell whether what validates the file sees something new."""
+    below = any("%d" in word for word in file.validate)
+    return any(file == other or (below and Path(file.path).parent in Path(other.path).parents) for other in differing)
+
+
+def _validate(module: AnsibleModule, file: _File, prepared: Path) -> None:
+    command = [word.replace("%s", str(prepared)).replace("%d", str(prepared.parent)) for word in file.validate]
+    status, output, errors = module.run_command(command)
+    if status != 0:
+        module.fail_json(
+            msg=f"{file.path}: the new content was refused, and nothing was written: `{' '.join(command)}` ended "
+            f"with {status}: {(errors.strip() or output.strip())}",
+            rc=status,
+            stdout=output,
+            stderr=errors,
+        )
 
 
 def _make_folders(module: AnsibleModule, folders: list[str]) -> bool:
@@ -198,13 +210,17 @@ def main() -> None:
     diffs = []
     try:
         found = [(file, file.found()) for file in files]
-        differing = [(file, before) for file, before in found if before != file.content]
-        diffs = [_diff(file, before) for file, before in differing]
-        if not module.check_mode:
+        differing = [file for file, before in found if before != file.content]
+        diffs = [_diff(file, before) for file, before in found if file in differing]
+        if differing and not module.check_mode:
             _check_folders(module, files)
-            prepared = [(file, _prepare(module, number, file)) for number, (file, _before) in enumerate(differing)]
+            prepared = [(file, _prepare(Path(module.tmpdir, "config-files"), file)) for file in files]
             for file, temporary in prepared:
-                module.atomic_move(temporary, file.path)
+                if file.validate and _concerns(file, differing):
+                    _validate(module, file, temporary)
+            for file, temporary in prepared:
+                if file in differing:
+                    module.atomic_move(str(temporary), file.path)
     except OSError as error:
         module.fail_json(msg=f"cannot be written: {error}")
     for file, before in found:

@@ -99,6 +99,31 @@ def test_validates_a_file_that_others_can_read(run_module: Any, tmp_path: Path) 
     assert seen.read_text() == "644 main.conf\n"
 
 
+def test_validates_a_file_with_those_that_it_names(run_module: Any, tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    validate = ["sh", "-c", 'grep -r "" "$0" >&2; grep -rq good "$0/rules"', "%d"]
+    main = {"path": str(tmp_path / "main.conf"), "content": "main\n", "validate": validate}
+    rule = {"path": str(tmp_path / "rules" / "a.conf"), "content": "good\n"}
+    run_module(MODULE, files=[main, rule])
+
+    # The file is the same: it is validated for what it names.
+    result = run_module(MODULE, files=[main, {**rule, "content": "bad\n"}])
+
+    assert result["failed"] is True
+    assert "main.conf:main" in result["msg"] and "rules/a.conf:bad" in result["msg"]
+    assert (tmp_path / "rules" / "a.conf").read_text() == "good\n"
+
+
+def test_a_secret_stays_one(run_module: Any, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    validate = ["sh", "-c", f'stat -c "%a" "$0" > {seen}', "%s"]
+
+    run_module(MODULE, files=[{"path": str(tmp_path / "key"), "content": "x", "mode": "0600", "validate": validate}])
+
+    assert seen.read_text() == "600\n"
+    assert permissions(tmp_path / "key") == "0600"
+
+
 def test_check_mode_foresees_and_changes_nothing(run_module: Any, folder: Path) -> None:
     files = [{"path": str(folder / "main.conf"), "content": "main\n", "validate": ["/nowhere/validate", "%s"]}]
 
