@@ -13,11 +13,11 @@ CONTROLLER_LOCKS := requirements/controller.txt
 TEST_LOCKS := requirements/test.txt requirements/dev.txt $(addprefix roles/miniconda_prod_env/files/,requirements.txt requirements-otlp.txt)
 TF_LOCKS := files/images/tf_serving_compat/requirements.txt roles/miniconda_prod_env/files/requirements.txt requirements/test.txt
 # Under load: a second scenario beside them would be a part of what they measure.
-ALONE := site lifecycle ha
-LONG := docker_swarm tf_serving_stack
+ALONE := lifecycle ha
+LONG := docker_swarm site tf_serving_stack
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
-.PHONY: help setup demo demo-ha demo-down test lint unit browser tensorflow sanity molecule bench bench-deploy lifecycle chaos fuzz soak clean
+.PHONY: help setup demo demo-ha demo-down test lint unit browser tensorflow sanity images molecule bench bench-deploy lifecycle chaos monitoring fuzz soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,9 +55,9 @@ demo-ha: setup ## the same on a swarm of five lab hosts
 demo-down: ## remove the demos, their images and the engine if a demo started it
 	@lab/lab.sh clean
 
-# Two at a time where none of them minds the other.
+# Several at a time where none of them minds the others.
 test: ## everything
-	@$(MAKE) --jobs 2 --output-sync lint sanity
+	@$(MAKE) --jobs 3 --output-sync lint sanity images
 	@$(MAKE) unit
 	@$(MAKE) --jobs 2 --output-sync browser tensorflow
 	@$(MAKE) molecule
@@ -72,8 +72,7 @@ lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff
 
 unit: build/stamps/test $(COLLECTION) ## modules, gateway and contracts, without Docker
 	mkdir -p build/reports
-	pytest --numprocesses 2 --junit-xml=build/reports/unit.xml tests/unit
-	pytest --junit-xml=build/reports/fuzz.xml tests/fuzz
+	pytest --numprocesses 4 --junit-xml=build/reports/unit.xml tests/unit tests/fuzz
 	pytest --junit-xml=build/reports/soak.xml tests/soak
 
 browser: build/stamps/test $(COLLECTION) ## the gateway's pages in Chromium
@@ -88,12 +87,14 @@ tensorflow: build/stamps/tensorflow ## what needs TensorFlow: the image, the mod
 sanity: build/stamps/test ## ansible-test sanity on a copy of the committed files
 	tools/sanity.sh
 
-molecule: build/stamps/test build/stamps/tensorflow $(COLLECTION) ## every scenario on lab hosts
+images: ## the images that the scenarios run
 	lab/lab.sh engine
-	$(PYTHON) files/images/build.py tf_serving_compat haproxy prometheus node_exporter >build/lab/images.json
+	$(PYTHON) files/images/build.py tf_serving_compat haproxy prometheus node_exporter alertmanager blackbox_exporter cluster_page >build/lab/images.json
 	$(PYTHON) files/images/build.py --no-archive lab_host >build/lab/host.json
+
+molecule: build/stamps/test build/stamps/tensorflow $(COLLECTION) images ## every scenario on lab hosts
 	rm -f build/molecule/*.result
-	status=0; JOBS=2 tools/molecule.sh $(LONG) $(filter-out $(ALONE) $(LONG),$(SCENARIOS)) || status=1; \
+	status=0; JOBS=3 tools/molecule.sh $(LONG) $(filter-out $(ALONE) $(LONG),$(SCENARIOS)) || status=1; \
 	  tools/molecule.sh $(ALONE) || status=1; exit $$status
 
 bench: build/stamps/test build/stamps/tensorflow ## the gateway against the reference way and the floor: build/bench-gateway.txt
@@ -112,6 +113,11 @@ lifecycle: build/stamps/test build/stamps/tensorflow $(COLLECTION) ## releases u
 
 chaos: build/stamps/test demo-ha ## what production does to a swarm, under load, on five lab hosts: build/chaos.txt
 	TF2X_INVENTORY=inventory/ha TF2X_IMAGE_SOURCE=$$(lab/lab.sh image-source) $(VENV)/bin/python -m tests.e2e.chaos
+
+monitoring: build/stamps/test build/stamps/tensorflow $(COLLECTION) ## every alert's cases, target and panel, on two hosts under load: build/monitoring.txt
+	lab/lab.sh engine
+	tools/molecule.sh monitoring lifecycle
+	@cat build/monitoring.txt
 
 fuzz: build/stamps/test ## thousands of damaged requests for the gateway: build/fuzz.txt
 	$(VENV)/bin/python tests/fuzz/fuzz.py

@@ -15,7 +15,7 @@ echo "images: $TF2X_IMAGE_SOURCE"
 if [ "$TF2X_IMAGE_SOURCE" = build ]; then
   # site.yml would do it as well, but silently.
   step "Images"
-  python3 files/images/build.py tf_serving_compat haproxy prometheus node_exporter >build/lab/images.json
+  python3 files/images/build.py tf_serving_compat haproxy prometheus node_exporter alertmanager cluster_page >build/lab/images.json
 fi
 
 step "Lab host tf2x-demo"
@@ -37,9 +37,10 @@ step "Done"
 cat <<'TEXT'
 gateway      http://127.0.0.1:9000/form      upload page; POST /model/predict/ for programs
 metrics      http://127.0.0.1:9000/metrics
-Prometheus   http://127.0.0.1:9002/targets
+cluster      http://127.0.0.1:9001/          nodes, tasks and what each replica serves, live
+Prometheus   http://127.0.0.1:9002/alerts
 TF Serving   http://127.0.0.1:9501/v1/models/pets     (gRPC on 127.0.0.1:9500)
-health       build/health.json
+health       build/health.html               for machines: build/health.json
 TEXT
 python3 - <<'PYTHON'
 import json

@@ -20,7 +20,7 @@ echo "images: $TF2X_IMAGE_SOURCE"
 if [ "$TF2X_IMAGE_SOURCE" = build ]; then
   # site.yml would do it as well, but silently.
   step "Images"
-  python3 files/images/build.py tf_serving_compat haproxy prometheus node_exporter >build/lab/images.json
+  python3 files/images/build.py tf_serving_compat haproxy prometheus node_exporter alertmanager cluster_page >build/lab/images.json
 fi
 
 step "Lab hosts ${hosts[*]}"
@@ -42,10 +42,11 @@ done
 
 step "Done"
 for host in "${gateways[@]}"; do printf 'gateway      http://%s:9000/form      on %s\n' "$(address "$host")" "$host"; done
-printf 'Prometheus   http://%s:9002/targets   on %s\n' "$(address "$monitoring")" "$monitoring"
+printf 'cluster      http://%s:9001/          on %s\n' "$(address "$monitoring")" "$monitoring"
+printf 'Prometheus   http://%s:9002/alerts    on %s\n' "$(address "$monitoring")" "$monitoring"
 cat <<TEXT
 nodes        docker exec ${hosts[0]} docker node ls
 replicas     docker exec ${hosts[0]} docker service ps PROD-STACK_tf_serving
-health       build/health-ha.json
+health       build/health-ha.html
 take a node  docker stop ${hosts[4]}; ansible-playbook -i inventory/ha playbooks/health_check.yml
 TEXT

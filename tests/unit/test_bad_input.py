@@ -197,3 +197,53 @@ def test_unsupported_operating_system(preflight, role):
     assert code != 0
     assert "Alpine" in output
     assert "Debian" in output and "RedHat" in output
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"monitoring_front_users": [{"name": "a b", "password": "secret-word"}]},
+            "monitoring_front_users has the names a b; right are letters, digits and ._@- only",
+        ),
+        (
+            {"monitoring_front_users": [{"name": "ops", "password": word} for word in ("secret-word", "other")]},
+            "monitoring_front_users names ops, ops; each must be there once",
+        ),
+        (
+            {"monitoring_front_users": [{"name": "ops", "password": ""}]},
+            "monitoring_front_users: the password of ops is empty",
+        ),
+        (
+            {"monitoring_prometheus_port": 9003},
+            "are 9001, 9003, 9003; each page needs one of its own, or 0 to be published nowhere",
+        ),
+        (
+            {"monitoring_front_tls_certificate": "/nowhere/a.pem"},
+            "monitoring_front_tls_key is ''; right is both, or neither for plain HTTP",
+        ),
+        (
+            {"monitoring_front_tls_certificate": "/nowhere/a.pem", "monitoring_front_tls_key": "/dev/null"},
+            "/nowhere/a.pem is not there on the host; monitoring_front_tls_from says where they are",
+        ),
+        (
+            {
+                "monitoring_front_tls_certificate": "/nowhere/a.pem",
+                "monitoring_front_tls_key": str(Path(__file__)),
+                "monitoring_front_tls_from": "controller",
+            },
+            "/nowhere/a.pem is not there on the controller",
+        ),
+    ],
+)
+def test_a_front_that_cannot_be(preflight, variables, said):
+    code, output = preflight("monitoring", stack(**variables))
+    assert code != 0
+    assert said in output
+    assert "secret-word" not in output
+
+
+def test_a_front_that_publishes_nothing(preflight):
+    ports = ("cluster_page", "prometheus", "grafana")
+    code, output = preflight("monitoring", stack(**{f"monitoring_{name}_port": 0 for name in ports}))
+    assert code == 0, output

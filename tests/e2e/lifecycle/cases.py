@@ -19,8 +19,10 @@ from stack import MODEL
 from traffic import predict_path
 
 CASES: dict[str, Case] = {}
-# What the short form leaves out.
-LONG_CASES = frozenset({"publish-slow", "canary-auto-slow", "image-unhealthy"})
+# What the short form leaves out: what takes longest, or differs from another case in a number only.
+LONG_CASES = frozenset(
+    {"canary-50", "canary-sticky", "publish-slow", "canary-auto-slow", "publish-padded", "image-unhealthy"}
+)
 
 # Models that the cases need.
 VARIANTS = (
