@@ -4,7 +4,7 @@
 #
 #   lab.sh engine                      install and start a Docker engine if none answers
 #   lab.sh image-source                print `registry` if one answers within seconds, else `build`; keeps its choice
-#   lab.sh up NAME [PUBLISH…]          create and boot a host; PUBLISH as in `docker run --publish`
+#   lab.sh up NAME [PUBLISH…]          create and boot a host, of the image LAB_IMAGE (lab_host); PUBLISH as in `docker run --publish`
 #   lab.sh down NAME…                  remove hosts with their volumes
 #   lab.sh clean                       remove every lab host, the images built here, and the engine if `engine` started it
 set -euo pipefail
@@ -74,8 +74,8 @@ up() {
   if [ "$(docker container inspect --format '{{.State.Running}}' "$name" 2>/dev/null)" = true ]; then
     return
   fi
-  image=$(python3 "$root/files/images/build.py" --no-archive lab_host |
-    python3 -c 'import json, sys; print(json.load(sys.stdin)["images"]["lab_host"]["ref"])')
+  image=$(python3 "$root/files/images/build.py" --no-archive "${LAB_IMAGE:-lab_host}" |
+    python3 -c 'import json, sys; print(next(iter(json.load(sys.stdin)["images"].values()))["ref"])')
   say "booting host $name"
   local flags=(--detach --name "$name" --hostname "$name" --label "$label=host"
     --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined
