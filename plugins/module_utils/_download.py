@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -56,7 +56,9 @@ class Part:
     chunks: Iterator[bytes]
 
 
-OpenAt = Callable[[int], AbstractContextManager[Part]]
+# Python 3.8 cannot make it.
+if TYPE_CHECKING:
+    OpenAt = Callable[[int], AbstractContextManager[Part]]
 Result = TypeVar("Result")
 
 

@@ -186,7 +186,7 @@ def _typed(content: Mapping[str, Any], key: str, kind: Any) -> Any:
     value = content[key]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         names = " or ".join(
-            "null" if one is type(None) else one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,))
+            one.__name__.replace("NoneType", "null") for one in (kind if isinstance(kind, tuple) else (kind,))
         )
         raise RegistryError(f"{key} is {value!r:.80}, a value of type {names} would be right")
     return value

@@ -1,0 +1,148 @@
+"""`resumable_copy`: everything arrives whole and compared, however often the connection ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.tf2x.serving.plugins.action.resumable_copy import pieces, write_pack
+
+MODULE = "resumable_copy"
+ROOT = Path(__file__).parents[4]
+CONTENT = {"big": os.urandom(25_000), "folder/small": b"small", "empty": b""}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    for name, content in CONTENT.items():
+        path = tmp_path / "source" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def dest(tmp_path: Path) -> Path:
+    return tmp_path / "dest"
+
+
+def described(**other: bytes) -> dict[str, Any]:
+    return {
+        name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in {**CONTENT, **other}.items()
+    }
+
+
+def there(dest: Path) -> dict[str, bytes]:
+    found = {str(path.relative_to(dest)): path.read_bytes() for path in dest.rglob("*") if path.is_file()}
+    found.pop(".compared.json", None)
+    return found
+
+
+def copy(source: Path, dest: Path, *, pack_bytes: int = 10_000, check: bool = False) -> dict[str, Any]:
+    """Run the real thing: ansible, its action plugin and the module, on this machine."""
+    arguments = json.dumps({"src": str(source), "dest": str(dest), "files": described(), "pack_bytes": pack_bytes})
+    program = Path(sys.executable).parent / "ansible"
+    done = subprocess.run(
+        [
+            program,
+            "localhost",
+            "-c",
+            "local",
+            "-m",
+            f"tf2x.serving.{MODULE}",
+            "-a",
+            arguments,
+            *(["--check"] if check else []),
+        ],
+        env={
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build/collections"),
+            "ANSIBLE_LOAD_CALLBACK_PLUGINS": "true",
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    report = json.loads(done.stdout[done.stdout.index("{\n") :])
+    (task,) = report["plays"][0]["tasks"]
+    return task["hosts"]["localhost"] | {"said": done.stdout}
+
+
+def test_brings_everything_in_packs_and_nothing_twice(source: Path, dest: Path) -> None:
+    result = copy(source, dest)
+    assert result["changed"], result
+    assert result["sent_bytes"] == 25_005
+    assert there(dest) == CONTENT
+    again = copy(source, dest)
+    assert not again["changed"], again
+    assert again["sent_bytes"] == 0
+
+
+def test_check_mode_changes_nothing(source: Path, dest: Path) -> None:
+    result = copy(source, dest, check=True)
+    assert result["changed"], result
+    assert not dest.exists()
+    assert {one["name"] for one in result["missing"]} == set(CONTENT)
+
+
+def test_goes_on_where_the_connection_ended(run_module: Any, source: Path, dest: Path, tmp_path: Path) -> None:
+    send(run_module, source, dest, tmp_path, [("big", 0, 10_000)])
+    assert there(dest) == {"big.part": CONTENT["big"][:10_000]}
+    result = copy(source, dest)
+    assert result["sent_bytes"] == 15_005
+    assert there(dest) == CONTENT
+
+
+def send(run_module: Any, source: Path, dest: Path, tmp_path: Path, pack: list[tuple[str, int, int]]) -> dict[str, Any]:
+    write_pack(source, pack, tmp_path / "pack")
+    return run_module(MODULE, src=str(source), dest=str(dest), files=described(), pack=str(tmp_path / "pack"))
+
+
+def test_what_came_otherwise_is_refused_by_name_and_removed(
+    run_module: Any, source: Path, dest: Path, tmp_path: Path
+) -> None:
+    (source / "folder/small").write_bytes(b"smalL")
+    result = send(run_module, source, dest, tmp_path, [("folder/small", 0, 5)])
+    assert result["failed"]
+    assert f"{dest / 'folder/small'} came with the SHA-256 {hashlib.sha256(b'smalL').hexdigest()}" in result["msg"]
+    assert there(dest) == {}
+
+
+def test_another_file_of_the_same_name_and_size_is_brought(source: Path, dest: Path, run_module: Any) -> None:
+    copy(source, dest)
+    result = run_module(MODULE, src=str(source), dest=str(dest), files=described(**{"folder/small": b"other"}))
+    assert [one["name"] for one in result["missing"]] == ["folder/small"]
+
+
+def test_strangers_are_removed(source: Path, dest: Path) -> None:
+    copy(source, dest)
+    (dest / "folder/stranger").write_bytes(b"")
+    result = copy(source, dest)
+    assert result["changed"]
+    assert there(dest) == CONTENT
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../outside"])
+def test_nothing_is_written_outside(run_module: Any, source: Path, dest: Path, name: str) -> None:
+    result = run_module(MODULE, src=str(source), dest=str(dest), files={name: {"size": 0, "sha256": ""}})
+    assert name in result["msg"]
+    assert "outside of dest" in result["msg"]
+
+
+def test_a_file_that_is_not_there_is_named(source: Path, dest: Path) -> None:
+    (source / "empty").unlink()
+    assert str(source / "empty") in copy(source, dest)["msg"]
+
+
+def test_packs_are_of_one_size_but_for_the_last() -> None:
+    missing = [{"name": "a", "offset": 5}, {"name": "b", "offset": 0}, {"name": "c", "offset": 0}]
+    packs = list(pieces(missing, {"a": 10, "b": 7, "c": 0}, 8))
+    assert packs == [[("a", 5, 5), ("b", 0, 3)], [("b", 3, 4), ("c", 0, 0)]]
