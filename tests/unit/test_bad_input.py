@@ -247,3 +247,48 @@ def test_a_front_that_publishes_nothing(preflight):
     ports = ("cluster_page", "prometheus", "grafana")
     code, output = preflight("monitoring", stack(**{f"monitoring_{name}_port": 0 for name in ports}))
     assert code == 0, output
+
+
+MD5, SHA256 = "#" + "0" * 32, "#" + "0" * 64
+PYTHON, PIP = (f"https://conda.example.com/main/noarch/{name}-1-0.conda" for name in ("python", "pip"))
+
+
+@pytest.mark.parametrize(
+    ("lock", "variables", "said"),
+    [
+        (f"@EXPLICIT\n{PYTHON}{MD5}\n{PIP}\n", {}, f"without hashes are {PIP}. `conda list --explicit --md5`"),
+        (f"@EXPLICIT\n{PYTHON}{MD5[:-1]}\n", {}, f"without hashes are {PYTHON}"),
+        ("@EXPLICIT\n", {}, "it names no package"),
+        (None, {"conda_lock": "/nowhere/lock.txt"}, "conda_lock is /nowhere/lock.txt; there is no such file"),
+        (f"{PYTHON}{MD5}\n", {"conda_packages": ["toy=1"]}, "conda_packages must be empty beside it"),
+        (None, {"conda_packages": ["toy>=1", "toy=1"]}, "conda_packages has toy>=1; right is name=version or name="),
+        (None, {"conda_packages": ["--file=x"]}, "conda_packages has --file=x; right is name=version"),
+        (None, {"conda_channels": []}, "conda_channels is empty; name at least one"),
+        (None, {"conda_prefix": "/nowhere/my conda"}, "is '/nowhere/my conda' and miniconda_prod_env_root '/nowhere'"),
+        (None, {"conda_prefix": "/nowhere/conda/"}, "right is an absolute path without blanks"),
+        (None, {"conda_prefix": "/opt/c", "root": "/opt/c/envs"}, "neither environment nor conda inside the other"),
+        (None, {"conda_prefix": str(ROOT)}, f"is '{ROOT}', which is there and was not made by this role"),
+        (None, {"installer_url": "http://127.0.0.1/x.sh"}, "installer_sha256 is '' for the installer 'http://127"),
+        (None, {"installer_sha256": "abc"}, "installer_sha256 is 'abc'"),
+        (
+            None,
+            {"python_version": "3"},
+            "python_version is '3'; with miniconda_prod_env_distribution 'miniforge' right",
+        ),
+    ],
+)
+def test_a_conda_environment_that_cannot_be(preflight, tmp_path, lock, variables, said):
+    if lock is not None:
+        (tmp_path / "lock.txt").write_text(lock)
+        variables = {"conda_lock": str(tmp_path / "lock.txt"), **variables}
+    variables = {"root": "/nowhere", "conda_prefix": "/nowhere/conda", **variables}
+    code, output = preflight("miniconda_prod_env", {f"miniconda_prod_env_{key}": variables[key] for key in variables})
+    assert code != 0
+    assert said in output
+
+
+def test_a_conda_lock_with_either_hash(preflight, tmp_path):
+    (tmp_path / "lock.txt").write_text(f"# platform: linux-64\n@EXPLICIT\n{PYTHON}{MD5}\n{PIP}{SHA256}\n")
+    variables = {"root": "/nowhere", "conda_prefix": "/nowhere/conda", "conda_lock": str(tmp_path / "lock.txt")}
+    code, output = preflight("miniconda_prod_env", {f"miniconda_prod_env_{key}": variables[key] for key in variables})
+    assert code == 0, output

@@ -91,3 +91,26 @@ def test_readmes_are_up_to_date():
         [sys.executable, ROOT / "tools/role_readmes.py", "--check"], capture_output=True, text=True, check=False
     )
     assert check.returncode == 0, check.stdout
+
+
+def tasks_of(path):
+    """Yield a file's tasks, those in blocks as well."""
+    waiting = list(yaml.safe_load(path.read_text()) or [])
+    while waiting:
+        task = waiting.pop()
+        for kind in ("block", "rescue", "always", "tasks", "pre_tasks"):
+            waiting += task.get(kind, [])
+        yield task
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted([*(ROOT / "roles").glob("*/tasks/*.yml"), *(ROOT / "playbooks").rglob("*.yml")]),
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_the_shell_alone_expands_variables(path):
+    """Ansible would put a variable's value into the script's text, where the shell reads it as a part of the script."""
+    for task in tasks_of(path):
+        command = task.get("ansible.builtin.command")
+        if command and "environment" in task and "sh" in str(command.get("argv", ""))[:80]:
+            assert command.get("expand_argument_vars") is False, task["name"]

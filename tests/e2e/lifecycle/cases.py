@@ -21,7 +21,16 @@ from traffic import predict_path
 CASES: dict[str, Case] = {}
 # What the short form leaves out: what takes longest, or differs from another case in a number only.
 LONG_CASES = frozenset(
-    {"canary-50", "canary-sticky", "publish-slow", "canary-auto-slow", "publish-padded", "image-unhealthy"}
+    {
+        "canary-50",
+        "canary-sticky",
+        "publish-slow",
+        "canary-auto-slow",
+        "publish-padded",
+        "broken-warm-up",
+        "lost-version",
+        "image-unhealthy",
+    }
 )
 
 # Models that the cases need.
