@@ -13,11 +13,11 @@ CONTROLLER_LOCKS := requirements/controller.txt
 TEST_LOCKS := requirements/test.txt requirements/dev.txt $(addprefix roles/miniconda_prod_env/files/,requirements.txt requirements-otlp.txt)
 TF_LOCKS := files/images/tf_serving_compat/requirements.txt roles/miniconda_prod_env/files/requirements.txt requirements/test.txt
 # Under load: a second scenario beside them would be a part of what they measure.
-ALONE := lifecycle ha
-LONG := docker_swarm site tf_serving_stack
+MEASURED := lifecycle ha
+LONG := docker_swarm site airgap el tf_serving_stack miniconda_prod_env
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
-.PHONY: help setup demo demo-ha demo-down test lint unit browser tensorflow sanity images molecule bench bench-deploy lifecycle chaos monitoring fuzz soak clean
+.PHONY: help setup demo demo-ha demo-down test lint unit browser tensorflow sanity matrix images molecule bench bench-deploy lifecycle chaos monitoring fuzz soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -72,7 +72,7 @@ lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff
 
 unit: build/stamps/test $(COLLECTION) ## modules, gateway and contracts, without Docker
 	mkdir -p build/reports
-	pytest --numprocesses 4 --junit-xml=build/reports/unit.xml tests/unit tests/fuzz
+	pytest --numprocesses 6 --junit-xml=build/reports/unit.xml tests/unit tests/fuzz
 	pytest --junit-xml=build/reports/soak.xml tests/soak
 
 browser: build/stamps/test $(COLLECTION) ## the gateway's pages in Chromium
@@ -84,18 +84,22 @@ tensorflow: build/stamps/tensorflow ## what needs TensorFlow: the image, the mod
 	mkdir -p build/reports
 	$(TF_VENV)/bin/pytest --junit-xml=build/reports/tensorflow.xml tests/tensorflow
 
-sanity: build/stamps/test ## ansible-test sanity on a copy of the committed files
+sanity: build/stamps/test $(COLLECTION) ## ansible-test sanity on a copy of the committed files, and once more with the oldest ansible-core
 	tools/sanity.sh
+	tools/core_matrix.sh oldest
+
+matrix: build/stamps/test $(COLLECTION) ## ansible-test sanity and the syntax of everything, with every supported ansible-core
+	tools/core_matrix.sh
 
 images: ## the images that the scenarios run
 	lab/lab.sh engine
 	$(PYTHON) files/images/build.py tf_serving_compat haproxy prometheus node_exporter alertmanager blackbox_exporter cluster_page >build/lab/images.json
-	$(PYTHON) files/images/build.py --no-archive lab_host >build/lab/host.json
+	$(PYTHON) files/images/build.py --no-archive lab_host lab_host_el el_mirror >build/lab/host.json
 
 molecule: build/stamps/test build/stamps/tensorflow $(COLLECTION) images ## every scenario on lab hosts
 	rm -f build/molecule/*.result
-	status=0; JOBS=3 tools/molecule.sh $(LONG) $(filter-out $(ALONE) $(LONG),$(SCENARIOS)) || status=1; \
-	  tools/molecule.sh $(ALONE) || status=1; exit $$status
+	status=0; JOBS=3 tools/molecule.sh $(LONG) lifecycle:converge $(filter-out $(MEASURED) $(LONG),$(SCENARIOS)) || status=1; \
+	  tools/molecule.sh lifecycle:verify ha || status=1; exit $$status
 
 bench: build/stamps/test build/stamps/tensorflow ## the gateway against the reference way and the floor: build/bench-gateway.txt
 	$(VENV)/bin/python benchmarks/gateway.py --tf-python $(TF_VENV)/bin/python --plot docs/images/bench-gateway.svg
