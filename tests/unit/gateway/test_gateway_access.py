@@ -366,6 +366,7 @@ def test_checks_have_a_line_only_when_they_fail(gateway, stub):
     good = [gateway.get(path) for path in ("/healthz", "/readyz", "/metrics")]
     assert [answer.status for answer in good] == [200] * 3
     stub.model.state = "LOADING"
+    wait_until(lambda: gateway.get("/readyz").status == 503)
     answer = gateway.get("/readyz")
     line = gateway.access_line(answer.headers["X-Request-Id"])
     assert (line["path"], line["status"], line["error"]) == ("/readyz", 503, "not_ready")

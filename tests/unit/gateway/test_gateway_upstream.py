@@ -105,6 +105,25 @@ def test_readiness_names_the_load_error(gateway, stub):
     assert gateway.get("/healthz").status == 200
 
 
+def test_readiness_is_what_the_last_second_of_predictions_shows(gateway, stub):
+    before = time.monotonic()
+    assert gateway.upload(IMAGE).status == 200
+    stub.model.state = "LOADING"
+    assert gateway.get("/readyz").json == {"ready": True, "models": {"pets": "1"}}
+    wait_until(lambda: gateway.get("/readyz").status == 503)
+    assert time.monotonic() - before >= 1
+    # Its images alone say nothing about a model.
+    assert gateway.upload(b"no image").status == 415
+    assert gateway.get("/readyz").error == (503, "not_ready")
+
+
+def test_readiness_ends_with_the_first_prediction_that_fails(gateway, stub):
+    assert gateway.upload(IMAGE).status == 200
+    stub.model.state = "LOADING"
+    assert gateway.upload(IMAGE).error == (502, "upstream_error")
+    assert gateway.get("/readyz").error == (503, "not_ready")
+
+
 def test_readiness_of_a_model_that_is_not_served(gateway, stub):
     stub.model.name = "birds"
     answer = gateway.get("/readyz")
@@ -128,6 +147,7 @@ def test_label_that_no_version_has_yet(stub, new_gateway):
     stub.labels = {"canary": Model(version=2)}
     gateway = new_gateway(stub.address, model={"version_label": "stable"})
     for _unused in range(2):
+        wait_until(lambda: gateway.get("/readyz").status == 503)
         answer = gateway.get("/readyz")
         assert answer.error == (503, "not_ready")
         assert "Unrecognized servable version label: stable" in answer.message

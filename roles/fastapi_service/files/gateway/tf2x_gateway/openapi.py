@@ -338,7 +338,8 @@ MODELS_DOCS: dict[str, Any] = {
 }
 
 READINESS_DOCS: dict[str, Any] = {
-    "description": "For load balancers and monitoring: asks TF Serving for every declared model.",
+    "description": "For load balancers and monitoring: asks TF Serving for every declared model that answered no "
+    "prediction within the last second.",
     "responses": {
         200: _answer(ReadinessAnswer, {"ready": True, "models": {"pets": "2"}}),
         **_errors(("internal_error", "not_ready")),

@@ -38,6 +38,8 @@ from tf2x_gateway.serving.messages import AVAILABLE
 # Of all batches together: while TF Serving works on one request, the next is decoded, and memory stays bounded.
 _BATCH_REQUESTS_AT_ONCE = 4
 _CHECK_SECONDS = 2.0
+# For how long an answer shows that the next request will be answered: nothing needs to be asked for that meanwhile.
+_PROVEN_SECONDS = 1.0
 
 RpcMetadata = Sequence[tuple[str, str]]
 Answer = TypeVar("Answer")
@@ -87,6 +89,7 @@ class Predictor:
         self._encoder = RequestEncoder(name, decoders, metrics)
         self._metrics = LaneMetrics(metrics, name, lane or declaration.version_label or "", declaration.labels)
         self._contract: ModelContract | None = None
+        self._proven_until = -math.inf
         self._reading = asyncio.Lock()
         self._batch_requests = asyncio.Semaphore(_BATCH_REQUESTS_AT_ONCE)
 
@@ -94,6 +97,11 @@ class Predictor:
     def version(self) -> int | None:
         """The version whose signature was read last, or None before the first."""
         return None if self._contract is None else self._contract.version
+
+    @property
+    def proven(self) -> bool:
+        """Whether predictions themselves have just shown that `version` can be asked."""
+        return time.monotonic() < self._proven_until
 
     async def predict(self, images: Sequence[bytes], deadline: float, metadata: RpcMetadata = ()) -> list[Outcome]:
         """Return for each image file its scores, or what is wrong with it. Raises GatewayError for what is not its own.
@@ -107,10 +115,11 @@ class Predictor:
         try:
             outcomes = await self._until(deadline, predict(images, deadline, metadata))
         except Exception as error:
+            self._proven_until = -math.inf
             timeout = isinstance(error, GatewayError) and error.code == "upstream_timeout"
             self._metrics.count(self.version, "timeout" if timeout else "error")
             raise
-        self._count(outcomes)
+        self._note(outcomes)
         return outcomes
 
     async def check(self) -> int | None:
@@ -118,14 +127,16 @@ class Predictor:
         deadline = time.monotonic() + _CHECK_SECONDS
         return await self._until(deadline, self._check(deadline))
 
-    def _count(self, outcomes: Sequence[Outcome]) -> None:
-        """Count a request that got its outcomes, unless there was nothing in it that a model could be asked about."""
+    def _note(self, outcomes: Sequence[Outcome]) -> None:
+        """Note a request that got its outcomes, unless there was nothing in it that a model could be asked about."""
         predictions = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
         for prediction in predictions:
             self._metrics.observe_answer(prediction.version, *prediction.scores[0])
         if any(map(is_failure, outcomes)):
+            self._proven_until = -math.inf
             self._metrics.count(self.version, "error")
         elif predictions:
+            self._proven_until = time.monotonic() + _PROVEN_SECONDS
             self._metrics.count(predictions[0].version, "ok")
 
     async def _until(self, deadline: float, answer: Awaitable[Answer]) -> Answer:
