@@ -40,3 +40,15 @@ attributes:
     details:
       - This action does not modify state.
 """
+
+    # For modules that change files, whose contents are of no use to a reader.
+    NO_DIFF = r"""
+options: {}
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+"""

@@ -18,13 +18,7 @@ author:
   - tf2x maintainers (@tf2x)
 extends_documentation_fragment:
   - tf2x.serving.attributes
-attributes:
-  check_mode:
-    support: full
-  diff_mode:
-    support: none
-  idempotent:
-    support: full
+  - tf2x.serving.attributes.no_diff
 requirements:
   - cryptography
 options:
@@ -84,6 +78,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.tf2x.serving.plugins.module_utils._digest import sha256
 from ansible_collections.tf2x.serving.plugins.module_utils._sbom import sbom
 
 try:
@@ -98,7 +93,6 @@ else:
 _MANIFEST = "manifest.json"
 _SIGNATURE = "manifest.sig"
 _SBOM = "sbom.cdx.json"
-_CHUNK = 1 << 20
 
 
 class _Refused(Exception):
@@ -114,14 +108,6 @@ def _files(folder: Path) -> dict[str, Path]:
         if path.is_file() and name not in (_MANIFEST, _SIGNATURE):
             found[name] = path
     return found
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _text(document: dict[str, Any]) -> bytes:
@@ -166,7 +152,7 @@ def seal(folder: Path, about: dict[str, Any], private_key: Path, *, check: bool)
     """Write manifest and signature where they differ; return whether they did, and the manifest."""
     found = _files(folder)
     found.pop(_SBOM, None)
-    files = {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in found.items()}
+    files = {name: {"size": path.stat().st_size, "sha256": sha256(path)} for name, path in found.items()}
     materials = _text(sbom(files, about))
     files[_SBOM] = {"size": len(materials), "sha256": hashlib.sha256(materials).hexdigest()}
     manifest = {"about": about, "files": files}
@@ -202,7 +188,7 @@ def verify(folder: Path, public_key: Path) -> dict[str, Any]:
         size = found[name].stat().st_size
         if size != sealed["size"]:
             raise _Refused(f"{found[name]} has {size} bytes; {sealed['size']} were sealed")
-        digest = _sha256(found[name])
+        digest = sha256(found[name])
         if digest != sealed["sha256"]:
             raise _Refused(f"{found[name]} has the SHA-256 {digest}; {sealed['sha256']} was sealed")
     for name, path in found.items():

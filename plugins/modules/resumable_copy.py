@@ -18,13 +18,7 @@ author:
   - tf2x maintainers (@tf2x)
 extends_documentation_fragment:
   - tf2x.serving.attributes
-attributes:
-  check_mode:
-    support: full
-  diff_mode:
-    support: none
-  idempotent:
-    support: full
+  - tf2x.serving.attributes.no_diff
 options:
   src:
     description:
@@ -85,7 +79,6 @@ sent_bytes:
   sample: 64000000
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -94,6 +87,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.tf2x.serving.plugins.module_utils._digest import sha256
 
 _PART = ".part"
 _LIST = ".compared.json"
@@ -102,16 +96,6 @@ _CHUNK = 1 << 20
 
 class _Refused(Exception):
     """What came is not what was to come."""
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while True:
-            chunk = file.read(_CHUNK)
-            if not chunk:
-                return digest.hexdigest()
-            digest.update(chunk)
 
 
 def _part(path: Path) -> Path:
@@ -163,7 +147,7 @@ class _Folder:
                     self._finish(entry.name, part)
 
     def _finish(self, name: str, part: Path) -> None:
-        found, expected = _sha256(part), self.files[name]["sha256"]
+        found, expected = sha256(part), self.files[name]["sha256"]
         if found != expected:
             part.unlink()
             raise _Refused(

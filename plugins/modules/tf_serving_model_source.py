@@ -20,13 +20,7 @@ author:
   - tf2x maintainers (@tf2x)
 extends_documentation_fragment:
   - tf2x.serving.attributes
-attributes:
-  check_mode:
-    support: full
-  diff_mode:
-    support: none
-  idempotent:
-    support: full
+  - tf2x.serving.attributes.no_diff
 requirements:
   - google-auth and requests, for C(gs://) sources only
 options:
@@ -170,9 +164,9 @@ from ansible_collections.tf2x.serving.plugins.module_utils import (
     _model_store,
     _saved_model,
 )
+from ansible_collections.tf2x.serving.plugins.module_utils._digest import sha256
 
 _FORMAT = 1
-_CHUNK = 1 << 20
 
 
 class _Failure(Exception):
@@ -326,7 +320,7 @@ def _used_in_place(path: Path, wanted: str | None) -> dict[str, Any]:
 
 
 def _archive_errand(params: dict[str, Any], path: Path) -> _Errand:
-    checksum = _sha256(path)
+    checksum = f"sha256:{sha256(path)}"
     _check(str(path), checksum, params["checksum"])
     entries = _archive.entries(path, max_bytes=params["max_bytes"])
     foreseen = _locate(str(path), (entry.name for entry in entries if not entry.is_folder))
@@ -446,14 +440,6 @@ def _checksum_of(given: str | None) -> str | None:
 def _check(about: str, found: str, wanted: str | None) -> None:
     if wanted and found != wanted:
         raise _Failure(f"{about} is {found}, but checksum asks for {wanted}")
-
-
-def _sha256(file: Path) -> str:
-    total = hashlib.sha256()
-    with file.open("rb") as stream:
-        for chunk in iter(lambda: stream.read(_CHUNK), b""):
-            total.update(chunk)
-    return f"sha256:{total.hexdigest()}"
 
 
 def main() -> None:
