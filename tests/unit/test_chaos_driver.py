@@ -58,7 +58,9 @@ def take(host):
         state["leader"], state["leader_since"] = remaining[-1], now + told.get("election_seconds", 0.3)
 def gateways(name):
     for path, behaviour in told.get(name, {{}}).items():
-        pathlib.Path(path).write_text(json.dumps(behaviour))
+        # The gateway may read it at any moment.
+        pathlib.Path(path + ".new").write_text(json.dumps(behaviour))
+        pathlib.Path(path + ".new").replace(path)
 if arguments[0] == "inspect":
     end("10.0.0.%d" % (hosts.index(arguments[-1]) + (9 if told.get("moves") and state.get("started") else 1)))
 if arguments[0] == "stop":

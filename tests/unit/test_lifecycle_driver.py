@@ -52,12 +52,14 @@ def golden(scores: tuple[float, ...]) -> dict[str, Any]:
 
 # Does what play.json says for the playbook: files to write, folders to make, text to print, and the status to end with.
 PLAYBOOK = """#!{python}
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 told = json.loads(pathlib.Path({told!r}).read_text())[pathlib.Path(sys.argv[3]).stem]
 time.sleep(told.get("seconds", 0.5))
 for path, content in told.get("write", {{}}).items():
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    pathlib.Path(path).write_text(json.dumps(content))
+    # The gateway may read it at any moment.
+    pathlib.Path(path + ".new").write_text(json.dumps(content))
+    os.replace(path + ".new", path)
 print(" ".join(sys.argv[1:]))
 print(told.get("output", ""))
 print("host : ok=5    changed=%d    unreachable=0" % told.get("changed", 1))

@@ -137,7 +137,7 @@ async def run_case(name: str, case: Case, *, cluster: Cluster, load: Load, log: 
         rate = load.rate * len(urls)
         async with Traffic(urls, load.model, load.picture, rate=rate, connections=_CONNECTIONS) as traffic:
             trial = Trial(cluster=cluster, load=load, traffic=traffic)
-            await asyncio.sleep(LEAD_SECONDS)
+            await traffic.lead(LEAD_SECONDS)
             began = time.monotonic()
             await _tell(case, trial)
             row.seconds = time.monotonic() - began

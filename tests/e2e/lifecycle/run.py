@@ -192,7 +192,7 @@ async def run_case(
         model = await stack.model()
         async with Traffic(stack.gateways, MODEL, picture, rate=RATE) as traffic:
             run = Run(stack=stack, right=right, variants=variants, traffic=traffic, model=model)
-            await asyncio.sleep(LEAD_SECONDS)
+            await traffic.lead(LEAD_SECONDS)
             try:
                 await case(run)
             except (LabError, NotReady) as error:

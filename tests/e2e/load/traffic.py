@@ -17,6 +17,7 @@ from load_generator import LoadResult, run_load
 __all__ = ["LoadResult", "Traffic", "predict_path"]
 
 _TIMEOUT_SECONDS = 30
+_LATE_SECONDS = 10
 
 
 def predict_path(model: str) -> str:
@@ -72,6 +73,13 @@ class Traffic:
     ) -> None:
         self._stop.set()
         self._results = dict(zip(self._gateways, await asyncio.gather(*self._runs), strict=True))
+
+    async def lead(self, seconds: float) -> None:
+        """Wait `seconds`, and longer where a busy machine answers late: what is judged then has answers before it."""
+        await asyncio.sleep(seconds)
+        end = time.monotonic() + _LATE_SECONDS
+        while len(self.answers) < 0.75 * self._rate * seconds and time.monotonic() < end:
+            await asyncio.sleep(0.05)
 
     @property
     def result(self) -> LoadResult:
