@@ -72,7 +72,7 @@ lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff
 
 unit: build/stamps/test $(COLLECTION) ## modules, gateway and contracts, without Docker
 	mkdir -p build/reports
-	pytest --numprocesses 6 --junit-xml=build/reports/unit.xml tests/unit tests/fuzz
+	pytest --numprocesses 4 --junit-xml=build/reports/unit.xml tests/unit tests/fuzz
 	pytest --junit-xml=build/reports/soak.xml tests/soak
 
 browser: build/stamps/test $(COLLECTION) ## the gateway's pages in Chromium
