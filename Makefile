@@ -17,7 +17,7 @@ MEASURED := lifecycle ha
 LONG := docker_swarm site airgap el tf_serving_stack miniconda_prod_env
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
-.PHONY: help setup demo demo-ha demo-down test lint unit browser tensorflow sanity matrix images molecule bench bench-deploy lifecycle chaos monitoring fuzz soak clean
+.PHONY: help setup demo demo-ha demo-down test lint unit browser tensorflow sanity matrix images molecule docs galaxy bench bench-deploy lifecycle chaos monitoring fuzz soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,13 @@ build/stamps/tensorflow: $(TF_LOCKS) files/images/tf_serving_compat/stubs.txt
 	@$(PYTHON) -m venv $(TF_VENV)
 	@for lock in $(TF_LOCKS); do $(TF_VENV)/bin/pip install --quiet --require-hashes --requirement $$lock || exit 1; done
 	@$(TF_VENV)/bin/pip install --quiet --require-hashes --no-deps --requirement files/images/tf_serving_compat/stubs.txt
+	@mkdir -p $(@D) && touch $@
+
+# Of what cannot be beside the test tools.
+build/stamps/docs build/stamps/galaxy: build/stamps/%: requirements/%.txt
+	@echo "setup: tools in build/$*-env"
+	@$(PYTHON) -m venv build/$*-env
+	@build/$*-env/bin/pip install --quiet --require-hashes --requirement $<
 	@mkdir -p $(@D) && touch $@
 
 $(COLLECTION):
@@ -100,6 +107,12 @@ molecule: build/stamps/test build/stamps/tensorflow $(COLLECTION) images ## ever
 	rm -f build/molecule/*.result
 	status=0; JOBS=3 tools/molecule.sh $(LONG) lifecycle:converge $(filter-out $(MEASURED) $(LONG),$(SCENARIOS)) || status=1; \
 	  tools/molecule.sh lifecycle:verify ha || status=1; exit $$status
+
+docs: setup build/stamps/docs ## the documentation as a site, warnings being errors: build/docs/html
+	tools/docs.sh build/docs-env
+
+galaxy: setup build/stamps/galaxy ## the collection's archive, and Galaxy's own checks of it: build/galaxy
+	tools/galaxy_import.sh build/galaxy-env
 
 bench: build/stamps/test build/stamps/tensorflow ## the gateway against the reference way and the floor: build/bench-gateway.txt
 	$(VENV)/bin/python benchmarks/gateway.py --tf-python $(TF_VENV)/bin/python --plot docs/images/bench-gateway.svg

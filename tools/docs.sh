@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The documentation's site into build/docs/html: pages of modules, filters and roles by antsibull-docs, and the Markdown that is in the
-# repository, by Sphinx. Every warning of either is an error. PATH has the environments of requirements/docs.txt and of the controller.
+# repository, by Sphinx. Every warning of either is an error. The argument is the environment of requirements/docs.txt; PATH has ansible-doc.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=$(realpath "$1")/bin:$PATH
 pages=build/docs/pages
 rm -rf build/docs
 # antsibull-docs wants a folder that nobody else can write to.
