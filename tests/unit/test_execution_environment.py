@@ -1,4 +1,4 @@
-"""The definition of the execution environment, by ansible-builder's own schema, and its versions against the controller's."""
+"""The execution environment's definition, by ansible-builder's own schema and against the controller's requirements."""
 
 import re
 import shutil
@@ -30,9 +30,8 @@ def definition(tmp_path) -> Path:
 
 
 def create(definition: Path) -> subprocess.CompletedProcess:
-    return builder(
-        "create", "--file", definition, "--context", definition.parent / "context", "--output-filename", "Containerfile"
-    )
+    context = definition.parent / "context"
+    return builder("create", "--file", definition, "--context", context, "--output-filename", "Containerfile")
 
 
 def test_ansible_builder_makes_a_context_with_the_collection_in_it(definition):
