@@ -70,12 +70,14 @@ test: ## everything
 	@$(MAKE) molecule
 	@$(PYTHON) tools/test_summary.py
 
-lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff
+lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff, changelog
 	yamllint --strict .
 	ruff check .
 	ruff format --check .
 	ansible-lint --offline --profile production --strict
 	$(VENV)/bin/python tools/role_readmes.py --check
+	antsibull-changelog lint
+	tools/changelog_fragment.sh
 
 unit: build/stamps/test $(COLLECTION) ## modules, gateway and contracts, without Docker
 	mkdir -p build/reports
