@@ -5,6 +5,8 @@ from docutils import nodes
 project = title = html_short_title = "tf2x.serving"
 extensions = ["myst_parser", "sphinx_antsibull_ext"]
 myst_heading_anchors = 3
+# Pictures with a width.
+myst_enable_extensions = ["html_image"]
 pygments_style = "ansible"
 highlight_language = "none"
 html_theme = "sphinx_ansible_theme"
