@@ -19,7 +19,8 @@ PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
 MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
 
 SHIPPED = (
-    r"(CHANGELOG|README)\.md|bindep\.txt|(LICENSES|changelogs|docs|meta|playbooks|plugins|roles|inventory/example)/.*"
+    r"(CHANGELOG|README)\.md|bindep\.txt|requirements-gcp\.yml"
+    r"|(LICENSES|changelogs|docs|meta|playbooks|plugins|roles|inventory/(example|gcp))/.*"
     r"|files/(?!images/(lab_host|el_mirror)).*|requirements/(controller|core-[\d.]+)\.(in|txt)"
 )
 # What lies about in a checkout that somebody works with.
@@ -33,6 +34,8 @@ OWN_FILES = (
     "inventory/.secrets/password",
     "inventory/e/hosts.yml",
     "inventory/europe/hosts.yml",
+    "inventory/gcp-2/hosts.yml",
+    "inventory/gcp/.secrets/password",
     "inventory/example-2/hosts.yml",
     "inventory/example/.secrets/grafana_admin_password",
     "inventory/example/.vault_password",
