@@ -1,0 +1,186 @@
+"""`serving_survey` on a host whose engine and listeners are told by stand-ins for the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MODULE = "serving_survey"
+
+DOCKER = """#!{python}
+import json, pathlib, sys
+told = json.loads(pathlib.Path({told!r}).read_text())
+words = sys.argv[1:]
+if words[0] == "info":
+    print("true" if told["services"] is not None else "false")
+elif words[1] == "ls":
+    print("\\n".join(one.get("ID") or one["Id"] for one in told[words[0] + "s"]))
+else:
+    print(json.dumps([one for one in told[words[0] + "s"] if (one.get("ID") or one["Id"]) in words[2:]]))
+"""
+
+
+def service(name: str, image: str, ports: dict[int, int], **container: Any) -> dict[str, Any]:
+    published = [{"TargetPort": inner, "PublishedPort": outer} for outer, inner in ports.items()]
+    return {
+        "ID": f"id-of-{name}",
+        "Spec": {
+            "Name": name,
+            "Labels": {"com.docker.stack.namespace": name.split("_", maxsplit=1)[0]} if "_" in name else {},
+            "TaskTemplate": {"ContainerSpec": {"Image": image, **container}},
+        },
+        "Endpoint": {"Ports": published} if published else {},
+    }
+
+
+def container(name: str, image: str, port: int | None = None, **config: Any) -> dict[str, Any]:
+    mounts = config.pop("Mounts", [])
+    return {
+        "Id": f"id-of-{name}",
+        "Name": f"/{name}",
+        "Config": {"Image": image, **config},
+        "HostConfig": {"PortBindings": {"8501/tcp": [{"HostIp": "", "HostPort": str(port)}]} if port else None},
+        "Mounts": mounts,
+    }
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A model's folder with two versions, and one that is none."""
+    folder = tmp_path / "models/tf2x/tensorflow"
+    for version in ("1", "3"):
+        (folder / version).mkdir(parents=True)
+        (folder / version / "saved_model.pb").touch()
+    (folder / "2").mkdir()
+    return folder
+
+
+@pytest.fixture
+def survey(run_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Survey a host with these services, containers and lines of `ss`."""
+
+    def run(
+        services: list[dict[str, Any]] | None = None,
+        containers: list[dict[str, Any]] | None = None,
+        listeners: str = "",
+        **options: Any,
+    ) -> dict[str, Any]:
+        told = tmp_path / "told.json"
+        told.write_text(json.dumps({"services": services, "containers": containers or []}))
+        scripts = tmp_path / "bin"
+        scripts.mkdir(exist_ok=True)
+        texts = {
+            "docker": DOCKER.format(python=sys.executable, told=str(told)),
+            "ss": f"#!/bin/sh\ncat <<'END'\n{listeners}\nEND\n",
+        }
+        for name, text in texts.items():
+            (scripts / name).write_text(text)
+            (scripts / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{scripts}:{os.environ['PATH']}")
+        return run_module(MODULE, **options)
+
+    return run
+
+
+def listener(port: int, name: str, pid: int) -> str:
+    return f'LISTEN 0      2048         0.0.0.0:{port}      0.0.0.0:*    users:(("{name}",pid={pid},fd=7))'
+
+
+def test_the_guides_server(survey: Any, models: Path) -> None:
+    pets = service(
+        "PROD-STACK_pets",
+        "tensorflow/serving:latest@sha256:00",
+        {9500: 8500, 9501: 8501},
+        Args=["--enable_batching=true"],
+        Env=["MODEL_NAME=pets"],
+        Mounts=[{"Type": "bind", "Source": str(models), "Target": "/models/pets"}],
+    )
+    grafana = service("PROD-STACK_grafana", "grafana/grafana:latest", {9003: 3000})
+    other = service("shop_web", "nginx:1", {80: 80})
+    listeners = "\n".join([listener(9500, "docker-proxy", 1), listener(9000, "uvicorn", os.getpid())])
+    result = survey([pets, grafana, other], listeners=listeners, ports=[9000, 9003, 9500, 9501])
+    assert result["models"] == [{"name": "pets", "path": str(models), "versions": [1, 3], "holder": "PROD-STACK_pets"}]
+    assert result["unclear"] == []
+    assert [(one["kind"], one["name"], one["ports"], one["stack"]) for one in result["holders"]] == [
+        ("service", "PROD-STACK_pets", [9500, 9501], "PROD-STACK"),
+        ("service", "PROD-STACK_grafana", [9003], "PROD-STACK"),
+        ("program", "uvicorn", [9000], None),
+    ]
+    program = result["holders"][-1]
+    assert program["id"] == str(os.getpid())
+    assert program["command"].split()[0] == Path("/proc/self/cmdline").read_text().split("\0")[0]
+    assert result["holders"][0]["image"] == "tensorflow/serving:latest"
+
+
+def test_containers_without_a_swarm(survey: Any, models: Path) -> None:
+    serving = container(
+        "serving",
+        "registry.example.org/tensorflow/serving:2.3.0",
+        8501,
+        Cmd=["--model_name", "pets", "--model_base_path=/data/pets"],
+        Env=["MODEL_NAME=model"],
+        Mounts=[{"Type": "bind", "Source": str(models.parent), "Destination": "/data"}],
+    )
+    models.rename(models.parent / "pets")
+    result = survey(None, [serving], ports=[8501])
+    assert [(one["kind"], one["id"], one["ports"]) for one in result["holders"]] == [
+        ("container", "id-of-serving", [8501])
+    ]
+    assert result["models"][0]["name"] == "pets"
+    assert result["models"][0]["versions"] == [1, 3]
+
+
+def test_tasks_of_services_come_once(survey: Any) -> None:
+    task = container("web.1", "nginx:1", Labels={"com.docker.swarm.service.name": "web"})
+    result = survey([service("web", "nginx:1", {9001: 80})], [task], ports=[9001])
+    assert [one["kind"] for one in result["holders"]] == ["service"]
+
+
+def test_a_stack_is_listed_whole(survey: Any) -> None:
+    quiet = service("PROD-STACK_exporter", "prom/node-exporter", {})
+    assert survey([quiet], ports=[9000])["holders"] == []
+    (holder,) = survey([quiet], ports=[9000], stacks=["PROD-STACK"])["holders"]
+    assert holder["ports"] == []
+
+
+@pytest.mark.parametrize(
+    ("container_of_it", "words"),
+    [
+        ({"Args": ["--model_config_file=/config/models.config"]}, "takes its models from /config/models.config"),
+        ({"Env": ["MODEL_NAME=pets"]}, "serves pets from /models/pets, which is no folder of the host"),
+        (
+            {"Mounts": [{"Type": "volume", "Source": "models", "Target": "/models"}]},
+            "serves model from /models/model, which is no folder of the host",
+        ),
+    ],
+)
+def test_what_cannot_be_told_is_said(survey: Any, container_of_it: dict[str, Any], words: str) -> None:
+    result = survey([service("pets", "tensorflow/serving", {}, **container_of_it)])
+    assert result["models"] == []
+    assert result["unclear"] == [f"pets {words}"]
+
+
+def test_a_host_without_an_engine(run_module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ss = tmp_path / "ss"
+    ss.write_text(f"#!/bin/sh\necho '{listener(9000, 'python3', os.getpid())}'\n")
+    ss.chmod(0o755)
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2; exit 1\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    result = run_module(MODULE, ports=[9000])
+    assert [one["name"] for one in result["holders"]] == ["python3"]
+    assert result["models"] == []
+
+
+def test_an_engine_that_refuses_is_told(run_module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\n[ "$1" = info ] && { echo true; exit 0; }\necho "there is no leader" >&2; exit 1\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert run_module(MODULE)["msg"] == "docker service ls says: there is no leader"
