@@ -168,10 +168,12 @@ _Z = 1.96
 
 def _figures(samples: list[_prometheus.Sample], mode: str) -> dict[str, Any]:
     """Count what the gateways' counters have grown by."""
+    # Probes ask the stable version only, at a rate of their own: few clients' errors and latencies would drown in them.
+    clients = [sample for sample in samples if sample.labels.get("label") != "probe"]
 
     def of(canary: bool) -> dict[str, Any]:
         # The stable version may be asked for without a label.
-        mine = [sample for sample in samples if (sample.labels.get("label") == "canary") == canary]
+        mine = [sample for sample in clients if (sample.labels.get("label") == "canary") == canary]
         attempts = [sample for sample in mine if sample.labels["__name__"] == _PREDICTIONS]
         p95 = _prometheus.quantile(_QUANTILE, (one for one in mine if one.labels["__name__"] == _BUCKETS))
         return {

@@ -64,6 +64,19 @@ def test_a_good_canary(verdict: Any, prometheus: Prometheus) -> None:
     assert "p95 of canary 48.8 ms and of stable 24.2 ms" in result["reason"]
 
 
+def test_probes_are_no_requests(verdict: Any, prometheus: Prometheus) -> None:
+    def traffic() -> None:
+        for gateway in prometheus.gateways:
+            gateway.predictions("stable", 2, ok=20, seconds=0.02)
+            gateway.predictions("canary", 3, ok=20, seconds=0.02)
+            gateway.predictions("probe", 2, ok=40, error=10, seconds=5)
+
+    prometheus.traffic = traffic
+    figures = verdict()["figures"]
+    assert figures["stable"] == figures["canary"]
+    assert figures["stable"]["errors"] == 0
+
+
 def one_by_one(prometheus: Prometheus, *steps: Callable[[], None]) -> Callable[[], None]:
     """Return traffic that takes these steps, the first after the module's first look, each once the last was seen."""
     left = iter(steps)
