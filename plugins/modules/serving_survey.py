@@ -169,7 +169,13 @@ def _of_service(document: dict[str, Any]) -> _Holder:
         "service",
         spec["Name"],
         document["ID"],
-        sorted({port["PublishedPort"] for port in published if port.get("PublishedPort")}),
+        sorted(
+            {
+                port["PublishedPort"]
+                for port in published
+                if port.get("PublishedPort") and port.get("Protocol", "tcp") == "tcp"
+            }
+        ),
         container["Image"].split("@")[0],
         (spec.get("Labels") or {}).get(_STACK),
         [*(container.get("Command") or []), *(container.get("Args") or [])],
@@ -180,12 +186,20 @@ def _of_service(document: dict[str, Any]) -> _Holder:
 
 def _of_container(document: dict[str, Any]) -> _Holder:
     config, host = document["Config"], document["HostConfig"]
-    bindings = [binding for each in (host.get("PortBindings") or {}).values() for binding in each or []]
+    # Asked for may be a range, or any port; what is bound is told only while the container runs, not between starts.
+    asked, bound = host.get("PortBindings") or {}, (document.get("NetworkSettings") or {}).get("Ports") or {}
+    bindings = [
+        binding
+        for port, each in [*asked.items(), *bound.items()]
+        if port.endswith("/tcp")
+        for binding in each or []
+        if binding.get("HostPort", "").isdigit()
+    ]
     return _Holder(
         "container",
         document["Name"].lstrip("/"),
         document["Id"],
-        sorted({int(binding["HostPort"]) for binding in bindings if binding.get("HostPort")}),
+        sorted({int(binding["HostPort"]) for binding in bindings}),
         config["Image"].split("@")[0],
         None,
         [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])],
@@ -225,10 +239,13 @@ def _models(holder: _Holder) -> tuple[list[dict[str, Any]], list[str]]:
     options = _options(holder.arguments)
     if "model_config_file" in options:
         return [], [f"{holder.name} takes its models from {options['model_config_file']}"]
-    name = options.get("model_name") or holder.environment.get("MODEL_NAME") or "model"
+    # The image's start script knows the environment alone: --model_name changes the name, and not the folder.
+    folder = holder.environment.get("MODEL_NAME") or "model"
+    name = options.get("model_name") or folder
     root = holder.environment.get("MODEL_BASE_PATH") or _BASE
-    target = (options.get("model_base_path") or f"{root}/{name}").rstrip("/")
-    for mounted, source in holder.mounts.items():
+    target = (options.get("model_base_path") or f"{root}/{folder}").rstrip("/")
+    # Of mounts within each other, the innermost is what the server sees.
+    for mounted, source in sorted(holder.mounts.items(), key=lambda mount: -len(mount[0])):
         inside = os.path.relpath(target, mounted)
         if not inside.startswith(".."):
             path = Path(source, inside)

@@ -26,7 +26,7 @@ else:
 
 
 def service(name: str, image: str, ports: dict[int, int], **container: Any) -> dict[str, Any]:
-    published = [{"TargetPort": inner, "PublishedPort": outer} for outer, inner in ports.items()]
+    published = [{"Protocol": "tcp", "TargetPort": inner, "PublishedPort": outer} for outer, inner in ports.items()]
     return {
         "ID": f"id-of-{name}",
         "Spec": {
@@ -133,6 +133,46 @@ def test_containers_without_a_swarm(survey: Any, models: Path) -> None:
     ]
     assert result["models"][0]["name"] == "pets"
     assert result["models"][0]["versions"] == [1, 3]
+
+
+def test_ports_of_a_range_and_of_other_protocols(survey: Any) -> None:
+    """`docker run -p 9000-9010:80` asks for any of them, and gets one."""
+    ranged = container("ranged", "nginx:1")
+    ranged["HostConfig"]["PortBindings"] = {"80/tcp": [{"HostIp": "", "HostPort": "9000-9010"}]}
+    ranged["NetworkSettings"] = {"Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "9003"}], "443/tcp": None}}
+    dns = container("dns", "dns:1")
+    dns["HostConfig"]["PortBindings"] = {"53/udp": [{"HostIp": "", "HostPort": "9001"}]}
+    logs = service("logs", "syslog:1", {9002: 514})
+    logs["Endpoint"]["Ports"][0]["Protocol"] = "udp"
+    holders = survey([logs], [ranged, dns], ports=[9000, 9001, 9002, 9003])["holders"]
+    assert [(one["name"], one["ports"]) for one in holders] == [("ranged", [9003])]
+
+
+def test_the_name_that_an_option_gives_is_not_the_folders(survey: Any, models: Path) -> None:
+    renamed = container(
+        "serving",
+        "tensorflow/serving",
+        Cmd=["--model_name=pets"],
+        Env=["MODEL_NAME=model"],
+        Mounts=[{"Type": "bind", "Source": str(models), "Destination": "/models/model"}],
+    )
+    (found,) = survey(None, [renamed])["models"]
+    assert (found["name"], found["path"], found["versions"]) == ("pets", str(models), [1, 3])
+
+
+def test_the_innermost_mount_counts(survey: Any, models: Path, tmp_path: Path) -> None:
+    nested = service(
+        "serving",
+        "tensorflow/serving",
+        {},
+        Env=["MODEL_NAME=pets"],
+        Mounts=[
+            {"Type": "bind", "Source": str(tmp_path / "other"), "Target": "/models"},
+            {"Type": "bind", "Source": str(models), "Target": "/models/pets"},
+        ],
+    )
+    (found,) = survey([nested])["models"]
+    assert found["path"] == str(models)
 
 
 def test_tasks_of_services_come_once(survey: Any) -> None:
