@@ -124,8 +124,12 @@ class _Folder:
         return [
             {"name": name, "offset": self._offset(name)}
             for name, file in self.files.items()
-            if self._compared.get(name) != file["sha256"] or _size(self.path / name) != file["size"]
+            if self._compared.get(name) != file["sha256"] or not self._is_whole(name)
         ]
+
+    def _is_whole(self, name: str) -> bool:
+        path = self.path / name
+        return path.is_file() and _size(path) == self.files[name]["size"]
 
     def _offset(self, name: str) -> int:
         # One that is longer is of another file of that name.
@@ -156,7 +160,10 @@ class _Folder:
         part.chmod(0o644)
         part.replace(self.path / name)
         self._compared[name] = found
-        self._list.write_text(json.dumps(self._compared, indent=1, sort_keys=True))
+        # As a whole: half a list would end every further run.
+        part = _part(self._list)
+        part.write_text(json.dumps(self._compared, indent=1, sort_keys=True))
+        part.replace(self._list)
 
 
 def main() -> None:
@@ -186,7 +193,7 @@ def main() -> None:
         missing = folder.missing()
     except _Refused as error:
         module.fail_json(msg=str(error))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, tarfile.TarError) as error:
         module.fail_json(msg=f"{dest}: cannot be read or written: {error}")
     module.exit_json(changed=bool(pack or strangers or missing), missing=missing)
 

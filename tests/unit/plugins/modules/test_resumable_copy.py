@@ -122,6 +122,38 @@ def test_another_file_of_the_same_name_and_size_is_brought(source: Path, dest: P
     assert [one["name"] for one in result["missing"]] == ["folder/small"]
 
 
+def test_an_empty_file_is_missed_when_it_is_gone(run_module: Any, source: Path, dest: Path, tmp_path: Path) -> None:
+    result = send(run_module, source, dest, tmp_path, [("empty", 0, 0)])
+    assert "empty" not in [one["name"] for one in result["missing"]]
+    (dest / "empty").unlink()
+    result = run_module(MODULE, src=str(source), dest=str(dest), files=described())
+    assert "empty" in [one["name"] for one in result["missing"]]
+
+
+def test_goes_on_when_it_was_cut_off_within_its_own_list(
+    run_module: Any, source: Path, dest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(run_module, source, dest, tmp_path, [("empty", 0, 0)])
+
+    def cut_off(path: Path, text: str) -> None:
+        with path.open("w") as file:
+            file.write(text[: len(text) // 2])
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", cut_off)
+        assert "no space left" in send(run_module, source, dest, tmp_path, [("folder/small", 0, 5)])["msg"]
+    result = send(run_module, source, dest, tmp_path, [("big", 0, 25_000)])
+    assert [one["name"] for one in result["missing"]] == ["folder/small"]
+    assert there(dest) == CONTENT
+
+
+def test_a_pack_that_is_none_is_refused(run_module: Any, dest: Path, tmp_path: Path) -> None:
+    (tmp_path / "pack").write_bytes(b"x" * 600)
+    result = run_module(MODULE, src="/src", dest=str(dest), files=described(), pack=str(tmp_path / "pack"))
+    assert f"{dest}: cannot be read or written" in result["msg"]
+
+
 def test_strangers_are_removed(source: Path, dest: Path) -> None:
     copy(source, dest)
     (dest / "folder/stranger").write_bytes(b"")
