@@ -87,6 +87,15 @@ def test_a_node_that_goes_down(swarm, page, look):
     assert events.picture["nodes"][node]["message"] == "heartbeat failure"
 
 
+def test_a_node_that_has_never_been_up(swarm, page, look):
+    """It has a certificate, and has told nothing of itself yet."""
+    node = swarm.node("four")
+    swarm.nodes[node] |= {"Description": {}, "Status": {"State": "unknown"}}
+    picture = look(page).picture
+    assert picture["trouble"] == ""
+    assert picture["nodes"][node]["name"] == node
+
+
 def test_trouble_and_its_end(swarm, page, look):
     events = look(page)
     swarm.refuse("rpc error: The swarm does not have a leader.")

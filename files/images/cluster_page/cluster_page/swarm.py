@@ -173,11 +173,12 @@ def _tasks_path(desired: tuple[str, ...]) -> str:
 
 
 def _node(found: dict[str, Any]) -> Node:
-    spec, description, status = found["Spec"], found["Description"], found["Status"]
+    # A node that has never been up has no description yet.
+    spec, description, status = found["Spec"], found.get("Description") or {}, found["Status"]
     manager, resources = found.get("ManagerStatus") or {}, description.get("Resources") or {}
     return Node(
         id=found["ID"],
-        name=description["Hostname"],
+        name=description.get("Hostname") or found["ID"],
         role=spec["Role"],
         leader=manager.get("Leader", False),
         reachability=manager.get("Reachability", ""),
