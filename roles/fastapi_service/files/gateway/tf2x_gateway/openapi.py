@@ -106,7 +106,7 @@ ERRORS = {
     "upstream_timeout": ErrorKind(
         504,
         "No prediction came within `upstream.deadline_seconds` (seconds), counted from the end of the upload.",
-        "model 'pets': no prediction within 10 s",
+        "model 'pets': no answer within 10 s",
     ),
 }
 
