@@ -58,8 +58,11 @@ def _images(files: dict[str, dict[str, Any]], about: dict[str, Any]) -> Iterator
         f"images/{image['path']}": image["ref"] for role in about.get("images", {}).values() for image in role.values()
     }
     for path, ref in sorted(named.items()):
-        name, separator, version = ref.rpartition(":")
-        yield _component("container", path, name or ref, files[path], version=version if separator else "")
+        tagged, _at, digest = ref.partition("@")
+        # A colon before a slash is that of a registry's port.
+        folder, slash, last = tagged.rpartition("/")
+        last, _colon, tag = last.partition(":")
+        yield _component("container", path, f"{folder}{slash}{last}", files[path], version=tag or digest)
 
 
 def _models(files: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:

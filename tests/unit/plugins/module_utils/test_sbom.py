@@ -56,6 +56,21 @@ def test_an_image_of_two_roles_is_named_once() -> None:
     assert (image["type"], image["name"], image["version"]) == ("container", "tf2x/balancer", "0123456789ab")
 
 
+@pytest.mark.parametrize(
+    ("ref", "name", "version"),
+    [
+        ("registry.example.org:5000/tensorflow/serving", "registry.example.org:5000/tensorflow/serving", ""),
+        ("registry.example.org:5000/serving:2.3.0", "registry.example.org:5000/serving", "2.3.0"),
+        ("tensorflow/serving:2.3.0@sha256:00", "tensorflow/serving", "2.3.0"),
+        ("tensorflow/serving@sha256:00", "tensorflow/serving", "sha256:00"),
+    ],
+)
+def test_an_image_is_named_without_tag_and_digest(ref: str, name: str, version: str) -> None:
+    about = {"images": {"monitoring": {"haproxy": {**IMAGE, "ref": ref}}}}
+    (image,) = sbom({"images/balancer.tar.gz": {"size": 1, "sha256": "b" * 64}}, about)["components"]
+    assert (image["name"], image["version"]) == (name, version)
+
+
 def test_a_model_has_its_files() -> None:
     (model,) = components("models/pets/1/saved_model.pb", "models/pets/1/variables/variables.index")
     assert (model["type"], model["name"]) == ("machine-learning-model", "pets")
