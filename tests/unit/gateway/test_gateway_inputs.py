@@ -297,3 +297,14 @@ def test_new_version_with_another_kind_of_input(new_stub, new_gateway):
         assert answer.status == 200, answer.body
         assert answer.json["model"]["version"] == str(version)
         assert (stub.calls[-1].dtype, stub.calls[-1].shape[1:]) == (image_input[0], image_input[1][1:])
+
+
+def test_new_version_with_another_number_of_dimensions(new_stub, new_gateway):
+    """With one file a request, only the tensor's shape tells the versions apart."""
+    stub = new_stub().start()
+    gateway = new_gateway(stub.address, model={"labels": ["red", "green"], "batch_size": 1})
+    for version, shape in enumerate([(), (-1,), ()], 2):
+        stub.model = Model(version=version, inputs={"image": (DT_STRING, shape)}, answer=answer_files)
+        answer = gateway.upload(encode_image(noise()))
+        assert answer.status == 200, answer.body
+        assert answer.json["model"]["version"] == str(version)

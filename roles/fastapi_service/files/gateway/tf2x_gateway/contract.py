@@ -30,12 +30,12 @@ class ModelContract:
     """How to ask the version of a model whose signature was read. Equal contracts are asked in the same way.
 
     `pixel_format` is None for a model that takes whole image files and decodes them by itself. At most `batch_size`
-    images go into one request.
+    images go into one request; its tensor has a dimension for them if `batched`.
     """
 
     input_name: str
-    input_dtype: int
     pixel_format: PixelFormat | None
+    batched: bool
     batch_size: int
     output_name: str
     version: int | None = field(compare=False)
@@ -78,8 +78,8 @@ def agree(name: str, declaration: ModelDeclaration, metadata: ModelMetadata) -> 
     )
     return ModelContract(
         input_name,
-        tensor.dtype,
         pixel_format,
+        batched,
         1 if one_by_one else declaration.batch_size,
         output_name,
         metadata.version,
