@@ -17,8 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+# States in which a task is over.
+ENDED = ("complete", "failed", "rejected", "shutdown", "orphaned", "remove")
+
 _ROLLED_BACK = ("rollback_completed", "rollback_paused")
-_ENDED = ("complete", "failed", "rejected", "shutdown", "orphaned", "remove")
 _MAX_ERRORS = 3
 
 
@@ -73,7 +75,7 @@ def report(
     reachable = [task for task in tasks if _node_state(nodes, task) != "down"]
     current = [task for task in reachable if task.get("DesiredState") == "running"]
     running = [task for task in current if _state(task) == "running"]
-    leaving = [task for task in reachable if task not in current and _state(task) not in _ENDED]
+    leaving = [task for task in reachable if task not in current and _state(task) not in ENDED]
     # An update that has completed is one whose tasks swarm itself has compared. Before one begins there is no status.
     outdated = [] if update_state == "completed" else [task for task in running if _is_outdated(task, template)]
     other_image = [task for task in running if _image(task) != image]

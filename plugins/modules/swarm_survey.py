@@ -201,8 +201,8 @@ from ansible_collections.tf2x.serving.plugins.module_utils._docker import (
     Engine,
     EngineError,
 )
+from ansible_collections.tf2x.serving.plugins.module_utils._swarm_stack import ENDED
 
-_ENDED = ("complete", "failed", "rejected", "shutdown", "orphaned", "remove")
 _NO_LEADER = ("does not have a leader", "deadline exceeded")
 _NOTHING: dict[str, Any] = {
     "cluster_id": "",
@@ -223,7 +223,7 @@ def _look(engine: Engine) -> dict[str, Any]:
     swarm = engine.ask("inspect_swarm")
     tasks: dict[str, int] = {}
     for task in engine.ask("tasks"):
-        if task["Status"]["State"] not in _ENDED:
+        if task["Status"]["State"] not in ENDED:
             node = task.get("NodeID", "")
             tasks[node] = tasks.get(node, 0) + 1
     root = (swarm.get("TLSInfo") or {}).get("TrustRoot")
