@@ -13,6 +13,7 @@ description:
   - Finds TF Serving in swarm services and in containers by its image, the models that are mounted into it, and whoever
     holds given ports, be it a swarm service, a container or a program.
   - Asks the command C(docker), since a host that was set up by hand need not have the Docker SDK for Python.
+  - Needs root. To others, neither the engine nor the programs of other users are told, and they are missing in silence.
 author:
   - tf2x maintainers (@tf2x)
 extends_documentation_fragment:
