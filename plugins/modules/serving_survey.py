@@ -132,6 +132,7 @@ _OF_ENGINE = ("dockerd", "docker-proxy")
 _LISTENER = re.compile(r"\S+ +\d+ +\d+ +\S*:(?P<port>\d+) +\S+ +users:\((?P<users>.*)\)")
 _USER = re.compile(r'\("(?P<name>[^"]*)",pid=(?P<pid>\d+)')
 _UNIT = re.compile(r"/system\.slice/(?:.*/)?([^/\n]+\.service)")
+_CONTAINER = re.compile(r"/docker[-/]([0-9a-f]{64})")
 # Where TF Serving looks for a model, unless it is told otherwise.
 _BASE = "/models"
 
@@ -146,6 +147,8 @@ class _Holder(NamedTuple):
     arguments: list[str]
     environment: dict[str, str]
     mounts: dict[str, str]
+    # IDs of the containers that it consists of.
+    containers: list[str]
 
 
 def _options(arguments: list[str]) -> dict[str, str]:
@@ -182,6 +185,7 @@ def _of_service(document: dict[str, Any]) -> _Holder:
         [*(container.get("Command") or []), *(container.get("Args") or [])],
         _environment(container.get("Env")),
         {mount["Target"]: mount["Source"] for mount in container.get("Mounts") or [] if mount.get("Type") == "bind"},
+        [],
     )
 
 
@@ -206,6 +210,7 @@ def _of_container(document: dict[str, Any]) -> _Holder:
         [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])],
         _environment(config.get("Env")),
         {mount["Destination"]: mount["Source"] for mount in document.get("Mounts") or [] if mount["Type"] == "bind"},
+        [document["Id"]],
     )
 
 
@@ -228,10 +233,14 @@ def _of_engine(module: AnsibleModule) -> list[_Holder]:
     if _ask(module, docker, "info", "--format", "{{.Swarm.ControlAvailable}}").strip() == "true":
         ids = _ask(module, docker, "service", "ls", "--quiet").split()
         found = [_of_service(document) for document in _inspected(module, docker, "service", ids)]
+    services = {holder.name: holder for holder in found}
     ids = _ask(module, docker, "container", "ls", "--quiet").split()
     for document in _inspected(module, docker, "container", ids):
-        if _SERVICE not in (document["Config"].get("Labels") or {}):
+        service = (document["Config"].get("Labels") or {}).get(_SERVICE)
+        if service is None:
             found.append(_of_container(document))
+        elif service in services:
+            services[service].containers.append(document["Id"])
     return found
 
 
@@ -269,7 +278,10 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _programs(module: AnsibleModule, ports: list[int]) -> list[dict[str, Any]]:
+def _programs(
+    module: AnsibleModule, ports: list[int], containers: set[str]
+) -> tuple[list[dict[str, Any]], dict[str, set[int]]]:
+    """Return the programs, and the ports that those in these containers hold by themselves, by the container's ID."""
     status, output, error = module.run_command([module.get_bin_path("ss", True), "-Hltnp"])
     if status:
         module.fail_json(msg=f"ss says: {error.strip()}")
@@ -280,9 +292,16 @@ def _programs(module: AnsibleModule, ports: list[int]) -> list[dict[str, Any]]:
                 if user["name"] not in _OF_ENGINE:
                     held.setdefault((user["pid"], user["name"]), set()).add(int(line["port"]))
     found = []
+    of_containers: dict[str, set[int]] = {}
     for (pid, name), those in held.items():
         process = Path("/proc", pid)
-        unit = _UNIT.search(_read(process / "cgroup"))
+        cgroup = _read(process / "cgroup")
+        # Without a network of its own, a container publishes nothing.
+        container = _CONTAINER.search(cgroup)
+        if container and container[1] in containers:
+            of_containers.setdefault(container[1], set()).update(those)
+            continue
+        unit = _UNIT.search(cgroup)
         found.append(
             {
                 "kind": "program",
@@ -295,7 +314,7 @@ def _programs(module: AnsibleModule, ports: list[int]) -> list[dict[str, Any]]:
                 "unit": unit and unit[1],
             }
         )
-    return found
+    return found, of_containers
 
 
 def main() -> None:
@@ -309,16 +328,19 @@ def main() -> None:
     )
     ports, image = module.params["ports"], re.compile(module.params["image"])
     holders, models, unclear = [], [], []
-    for holder in _of_engine(module):
+    engine = _of_engine(module)
+    programs, of_containers = _programs(module, ports, {one for holder in engine for one in holder.containers})
+    for holder in engine:
         if image.search(holder.image):
             found, doubts = _models(holder)
             models += found
             unclear += doubts
-        those = [port for port in holder.ports if port in ports]
+        held = set(holder.ports).union(*(of_containers.get(one, ()) for one in holder.containers))
+        those = sorted(held.intersection(ports))
         if those or holder.stack in module.params["stacks"]:
             entry = {name: getattr(holder, name) for name in ("kind", "name", "id", "image", "stack")}
             holders.append({**entry, "ports": those, "command": None, "unit": None})
-    holders += _programs(module, ports)
+    holders += programs
     module.exit_json(changed=False, holders=holders, models=models, unclear=unclear)
 
 

@@ -181,6 +181,25 @@ def test_tasks_of_services_come_once(survey: Any) -> None:
     assert [one["kind"] for one in result["holders"]] == ["service"]
 
 
+@pytest.mark.parametrize("of_service", [False, True])
+@pytest.mark.parametrize("cgroup", ["0::/system.slice/docker-{}.scope\n", "1:name=systemd:/docker/{}\n0::/docker/{}\n"])
+def test_a_container_in_the_hosts_network_holds_what_its_programs_do(
+    survey: Any, monkeypatch: pytest.MonkeyPatch, of_service: bool, cgroup: str
+) -> None:
+    """It publishes no port, and its server is a process of the host like any other."""
+    identity = "0123456789abcdef" * 4
+    labels = {"com.docker.swarm.service.name": "serving"} if of_service else {}
+    serving = container("serving", "tensorflow/serving", Labels=labels) | {"Id": identity}
+    told = {"cgroup": cgroup.replace("{}", identity), "cmdline": "tensorflow_model_server\0"}
+    module = f"ansible_collections.tf2x.serving.plugins.modules.{MODULE}"
+    monkeypatch.setattr(f"{module}._read", lambda path: told[path.name])
+    services = [service("serving", "tensorflow/serving", {})] if of_service else None
+    result = survey(services, [serving], listener(9500, "tensorflow_mode", 4711), ports=[9500, 9501])
+    assert [(one["kind"], one["name"], one["ports"]) for one in result["holders"]] == [
+        ("service" if of_service else "container", "serving", [9500])
+    ]
+
+
 def test_a_stack_is_listed_whole(survey: Any) -> None:
     quiet = service("PROD-STACK_exporter", "prom/node-exporter", {})
     assert survey([quiet], ports=[9000])["holders"] == []
