@@ -106,6 +106,10 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
 class _Folder:
     """The folder on the host, with a list of what in it was compared."""
 
@@ -116,9 +120,11 @@ class _Folder:
         self._compared: dict[str, str] = json.loads(self._list.read_text()) if self._list.is_file() else {}
 
     def strangers(self) -> list[Path]:
-        known = {self.path / name for name in self.files} | {_part(self.path / name) for name in self.files}
-        found = [path for path in self.path.rglob("*") if path.is_symlink() or not path.is_dir()]
-        return [path for path in found if path not in known and path != self._list]
+        """Return files and folders that are not wanted."""
+        files = {self.path / name for name in self.files} | {_part(self.path / name) for name in self.files}
+        folders = {folder for file in files for folder in file.parents}
+        known = files | {self._list}
+        return [path for path in self.path.rglob("*") if path not in (folders if _is_folder(path) else known)]
 
     def missing(self) -> list[dict[str, Any]]:
         return [
@@ -186,8 +192,9 @@ def main() -> None:
         folder = _Folder(dest, files)
         strangers = folder.strangers()
         if not module.check_mode:
-            for path in strangers:
-                path.unlink()
+            # What is in a folder comes after it.
+            for path in sorted(strangers, reverse=True):
+                path.rmdir() if _is_folder(path) else path.unlink()
             if pack:
                 folder.add(pack)
         missing = folder.missing()

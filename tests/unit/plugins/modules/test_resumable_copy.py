@@ -162,6 +162,19 @@ def test_strangers_are_removed(source: Path, dest: Path) -> None:
     assert there(dest) == CONTENT
 
 
+def test_a_file_takes_the_place_of_a_folder_and_a_folder_that_of_a_file(
+    run_module: Any, source: Path, dest: Path, tmp_path: Path
+) -> None:
+    (dest / "big/old").mkdir(parents=True)
+    (dest / "big/old/file").write_bytes(b"old")
+    (dest / "folder").write_bytes(b"old")
+    (dest / "nothing").mkdir()
+    result = send(run_module, source, dest, tmp_path, [("big", 0, 25_000), ("folder/small", 0, 5), ("empty", 0, 0)])
+    assert result["missing"] == [], result
+    assert there(dest) == CONTENT
+    assert [path.name for path in dest.rglob("*") if path.is_dir()] == ["folder"]
+
+
 @pytest.mark.parametrize("name", ["/etc/passwd", "../outside"])
 def test_nothing_is_written_outside(run_module: Any, source: Path, dest: Path, name: str) -> None:
     result = run_module(MODULE, src=str(source), dest=str(dest), files={name: {"size": 0, "sha256": ""}})
