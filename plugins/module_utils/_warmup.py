@@ -35,17 +35,14 @@ def records(data: bytes) -> Iterator[bytes]:
     while position < len(data):
         head = data[position : position + 12]
         if len(head) < 12 or _checksum(head[:8]) != head[8:]:
-            raise WireError(f"has a broken record head at byte {position}")
+            raise _wire.WireError(f"has a broken record head at byte {position}")
         size = struct.unpack("<Q", head[:8])[0]
         start = position + 12
         body, tail = data[start : start + size], data[start + size : start + size + 4]
         if _checksum(body) != tail:
-            raise WireError(f"has a broken record at byte {position}")
+            raise _wire.WireError(f"has a broken record at byte {position}")
         yield body
         position = start + size + 4
-
-
-WireError = _wire.WireError
 
 
 def _prediction_log(predict_request: bytes) -> bytes:
