@@ -44,6 +44,7 @@ def _name(result: dict[str, Any]) -> str:
 
 
 def gcp_error(result: dict[str, Any]) -> str:
+    """Return what is wrong; of a loop, with each item that failed."""
     failed = [one for one in result.get("results") or [result] if one.get("failed")] or [result]
     return " | ".join(_name(one) + _words(one) for one in failed)
 
@@ -56,5 +57,7 @@ def _words(result: dict[str, Any]) -> str:
 
 
 class FilterModule:
+    """The filters of this file."""
+
     def filters(self) -> dict[str, Any]:
         return {"gcp_error": gcp_error}

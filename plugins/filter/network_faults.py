@@ -41,6 +41,7 @@ from typing import Any
 
 
 def network_faults(networks: list[Any]) -> list[str]:
+    """Return what is wrong; nothing for networks that are right."""
     return [fault for fault in map(_fault, networks) if fault]
 
 
@@ -59,5 +60,7 @@ def _fault(entry: Any) -> str:
 
 
 class FilterModule:
+    """The filters of this file."""
+
     def filters(self) -> dict[str, Any]:
         return {"network_faults": network_faults}

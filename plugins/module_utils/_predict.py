@@ -23,6 +23,7 @@ def encode_request(
     version: int | None = None,
     label: str | None = None,
 ) -> bytes:
+    """Return the request of a prediction by a version or a label; without both TF Serving picks the version."""
     spec = _wire.bytes_field(1, model)
     if version is not None:
         spec += _wire.bytes_field(2, _wire.number_field(1, version))

@@ -96,6 +96,7 @@ def text_of(message: dict[int, list[Value]], field: int) -> str:
 
 
 def decode_text(value: Value, field: int) -> str:
+    """Return a value of a string field. Raises WireError."""
     try:
         return bytes(_bytes(value, field)).decode("utf-8")
     except UnicodeDecodeError as error:
