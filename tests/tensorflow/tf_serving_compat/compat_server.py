@@ -25,6 +25,10 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "unit"))
+
+from ports import free_port
+
 IMAGE = Path(__file__).resolve().parents[3] / "files" / "images" / "tf_serving_compat"
 METRICS_PATH = "/monitoring/prometheus/metrics"
 MONITORING_CONFIG = f'prometheus_config {{ enable: true, path: "{METRICS_PATH}" }}'
@@ -48,7 +52,7 @@ class Reply(NamedTuple):
         return self.json["error"]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 15.0, what: str = "the condition") -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0, what: str = "the condition") -> Any:
     """The first true value of `condition`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -59,13 +63,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 15.0, what: str = "t
     raise AssertionError(f"waited {seconds} s for {what}")
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-def run_to_end(*arguments: str, seconds: float = 20.0) -> tuple[int, str]:
+def run_to_end(*arguments: str, seconds: float = 120.0) -> tuple[int, str]:
     """Exit status and output of a server that is expected to end by itself."""
     environment = {**os.environ, "PYTHONPATH": str(IMAGE)}
     command = [sys.executable, "-m", "tf_serving_compat", *arguments]

@@ -16,13 +16,11 @@ from typing import Any
 
 from fake_swarm import NETWORK, FakeSwarm, wait_until
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from ports import free_port
+
 PAGE_DIRECTORY = Path(__file__).resolve().parents[3] / "files" / "images" / "cluster_page"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class ClusterPage:

@@ -21,13 +21,11 @@ from typing import Any
 from PIL import Image
 from stub_serving import wait_until
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from ports import free_port
+
 GATEWAY_DIRECTORY = Path(__file__).resolve().parents[3] / "roles" / "fastapi_service" / "files" / "gateway"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def command_environment() -> dict[str, str]:
