@@ -63,7 +63,7 @@ class Process:
             time.sleep(0.05)
         raise RuntimeError(f"no 200 from {path} of the process within {seconds} s; its log:\n{self.log.read_text()}")
 
-    def first_line(self, seconds: float = 20) -> str:
+    def first_line(self, seconds: float = 60) -> str:
         """Return the first line that the process writes. Raises RuntimeError if there is none."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

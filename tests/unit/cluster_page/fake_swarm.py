@@ -17,7 +17,7 @@ NETWORK = "tf2x"
 FILLING = {f"com.example.label-{number}": "x" * 60 for number in range(18)}
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
+def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
     """Return as soon as the condition holds; AssertionError after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():

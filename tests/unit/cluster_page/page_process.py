@@ -36,7 +36,7 @@ class ClusterPage:
             command, stderr=self._log, env={**os.environ, "PYTHONPATH": str(PAGE_DIRECTORY)}
         )
         try:
-            wait_until(self._lives)
+            wait_until(self._lives, 60)
         except BaseException:
             self.stop()
             raise
@@ -130,7 +130,7 @@ class Events:
                     self.picture[section][identifier] = value
         return change
 
-    def until(self, condition, seconds: float = 20) -> None:
+    def until(self, condition, seconds: float = 30) -> None:
         """Follow until `condition` of the picture holds."""
         end = time.monotonic() + seconds
         while not condition(self.picture):

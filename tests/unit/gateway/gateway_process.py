@@ -112,7 +112,7 @@ class Gateway:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(command, stdin=listener, stderr=log, env=command_environment())
         try:
-            wait_until(self._lives, 20)
+            wait_until(self._lives, 60)
         except BaseException:
             self.stop()
             raise
@@ -214,7 +214,7 @@ class Gateway:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(15)
+            return self.process.wait(30)
         finally:
             if self.process.poll() is None:
                 self.process.kill()
@@ -237,7 +237,7 @@ def refused_start(config: dict[str, Any]) -> tuple[int, str]:
             text=True,
             env=command_environment(),
             check=False,
-            timeout=30,
+            timeout=120,
         )
     return result.returncode, result.stderr
 

@@ -253,7 +253,7 @@ class _Methods(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(handle)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Return as soon as the condition holds; AssertionError after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():

@@ -162,7 +162,7 @@ def test_exit_status_of_the_command(tmp_path, options):
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=120,
     )
     assert result.returncode == 2
     assert "port: found -1" in result.stderr

@@ -15,9 +15,9 @@ from gateway_process import Gateway, encode_image, gateway_config, multipart, no
 from stub_serving import Failure, answer_pixels, wait_until
 
 IMAGE = encode_image(noise())
-DELAY = 8
+DELAY = 15
 SLOTS, QUEUE = 2, 3
-HEADER_SECONDS = BODY_SECONDS = 1
+HEADER_SECONDS = BODY_SECONDS = 2
 MAX_UPLOAD_BYTES = 60_000
 MAX_BUFFERED_BYTES = 100_000
 POST = b"POST /model/predict/ HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
@@ -181,7 +181,7 @@ def test_slots_are_free_again_after_clients_that_hang_up(gateway, stub):
 
 def test_wait_in_the_queue_ends_at_the_deadline(stub, new_gateway, callers):
     limits = {"max_in_flight": 1, "max_queued": 1}
-    gateway = new_gateway(stub.address, limits=limits, deadline_seconds=1)
+    gateway = new_gateway(stub.address, limits=limits, deadline_seconds=3)
     assert gateway.upload(IMAGE).status == 200
     stub.delay = DELAY
     held = callers.submit(gateway.upload, IMAGE)

@@ -227,12 +227,12 @@ def test_an_answer_that_is_no_message(new_client, stub, reply):
 
 def test_the_deadline_of_a_call_and_of_a_client(new_client, stub):
     stub.delay = 30
-    for client, deadline in ((new_client(stub.address), 0.3), (new_client(stub.address, timeout_seconds=0.3), None)):
+    for client, deadline in ((new_client(stub.address), 2), (new_client(stub.address, timeout_seconds=2), None)):
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             client.predict(frame().encode(ROWS), deadline and soon(deadline))
-        assert time.monotonic() - started < 10
-        assert stub.calls[-1].seconds_left < 0.4
+        assert time.monotonic() - started < 15
+        assert stub.calls[-1].seconds_left < 2.1
 
 
 def test_a_deadline_that_has_passed_asks_nobody(new_client, stub):
