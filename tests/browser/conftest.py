@@ -17,6 +17,9 @@ from chromium import launch
 from gateway_process import Gateway, free_port, gateway_config
 from stub_serving import StubServing
 
+# What a test holds back is still asked for when a slow browser has shown all that it is to show.
+PATIENCE_SECONDS = 60
+
 
 @pytest.fixture(scope="session")
 def shared_stub() -> Iterator[StubServing]:
@@ -35,7 +38,7 @@ def stub(shared_stub: StubServing) -> Iterator[StubServing]:
 
 @pytest.fixture(scope="session")
 def shared_gateway(shared_stub: StubServing) -> Iterator[Gateway]:
-    gateway = Gateway(gateway_config(shared_stub.address))
+    gateway = Gateway(gateway_config(shared_stub.address, deadline_seconds=PATIENCE_SECONDS))
     yield gateway
     gateway.stop()
 
@@ -52,7 +55,7 @@ def new_gateway(stub: StubServing) -> Iterator[Callable[..., Gateway]]:
     gateways: list[Gateway] = []
 
     def start(**changes: Any) -> Gateway:
-        gateways.append(Gateway(gateway_config(stub.address, **changes)))
+        gateways.append(Gateway(gateway_config(stub.address, **{"deadline_seconds": PATIENCE_SECONDS, **changes})))
         return gateways[-1]
 
     yield start
@@ -63,7 +66,7 @@ def new_gateway(stub: StubServing) -> Iterator[Callable[..., Gateway]]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     # As patient as contexts are.
-    expect.set_options(timeout=15_000)
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright, launch(playwright) as browser:
         yield browser
 
@@ -90,7 +93,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
 
     def start(gateway: Gateway, path: str = "/form", **options: Any) -> Visit:
         context = browser.new_context(**options)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         visit = Visit(context.new_page(), f"http://127.0.0.1:{gateway.port}")
         visit.page.on("request", lambda request: visit.requests.append(request.url))

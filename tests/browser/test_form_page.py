@@ -431,7 +431,9 @@ def test_the_command_does_what_the_page_did(gateway, visit, tmp_path, name):
     command = page.evaluate("navigator.clipboard.readText()")
     assert command == one.locator("code").inner_text()
     (tmp_path / name).write_bytes(RED)
-    ran = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    ran = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
     assert ran.stdout == gateway.upload(RED).body.decode(), ran.stderr
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
