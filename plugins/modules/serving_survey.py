@@ -78,7 +78,9 @@ holders:
       description: Command line of the program. V(null) for others.
       type: str
     unit:
-      description: Systemd service that runs the program. V(null) for others, and for what a login started.
+      description:
+        - Systemd service whose main process holds one of the ports. V(null) for others, and for what a login, cron or
+          another service started.
       type: str
   sample:
     - kind: service
@@ -278,6 +280,10 @@ def _read(path: Path) -> str:
         return ""
 
 
+def _main_process(module: AnsibleModule, unit: str) -> str:
+    return module.run_command(["systemctl", "show", "--property", "MainPID", "--value", unit])[1].strip()
+
+
 def _programs(
     module: AnsibleModule, ports: list[int], containers: set[str]
 ) -> tuple[list[dict[str, Any]], dict[str, set[int]]]:
@@ -314,6 +320,11 @@ def _programs(
                 "unit": unit and unit[1],
             }
         )
+    pids = {program["id"] for program in found}
+    for program in found:
+        # What cron or a login started is in the group of cron or of the login's server.
+        if program["unit"] and _main_process(module, program["unit"]) not in pids:
+            program["unit"] = None
     return found, of_containers
 
 

@@ -243,3 +243,20 @@ def test_an_engine_that_refuses_is_told(run_module: Any, monkeypatch: pytest.Mon
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert run_module(MODULE)["msg"] == "docker service ls says: there is no leader"
+
+
+@pytest.mark.parametrize(("main", "unit"), [(os.getpid(), "web.service"), (1, None)], ids=["its own", "cron's"])
+def test_a_unit_is_told_only_where_it_is_the_programs_own(
+    survey: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, main: int, unit: str | None
+) -> None:
+    """Whoever stops the unit of what cron has started stops cron."""
+    monkeypatch.setattr(
+        "ansible_collections.tf2x.serving.plugins.modules.serving_survey._read",
+        lambda path: "0::/system.slice/web.service\n" if path.name == "cgroup" else "uvicorn",
+    )
+    (tmp_path / "bin").mkdir()
+    systemctl = tmp_path / "bin/systemctl"
+    systemctl.write_text(f"#!/bin/sh\necho {main}\n")
+    systemctl.chmod(0o755)
+    (program,) = survey([], listeners=listener(9000, "uvicorn", os.getpid()), ports=[9000])["holders"]
+    assert program["unit"] == unit
