@@ -229,8 +229,13 @@ def _inspected(module: AnsibleModule, docker: str, kind: str, ids: list[str]) ->
 
 def _of_engine(module: AnsibleModule) -> list[_Holder]:
     docker = module.get_bin_path("docker")
-    if docker is None or module.run_command([docker, "info"])[0]:
+    if docker is None:
         return []
+    status, _output, error = module.run_command([docker, "info"])
+    if status and "Cannot connect to the Docker daemon" in error:
+        return []
+    if status:
+        module.fail_json(msg=f"docker info says: {error.strip()}")
     found = []
     if _ask(module, docker, "info", "--format", "{{.Swarm.ControlAvailable}}").strip() == "true":
         ids = _ask(module, docker, "service", "ls", "--quiet").split()

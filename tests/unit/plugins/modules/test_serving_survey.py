@@ -237,12 +237,21 @@ def test_a_host_without_an_engine(run_module: Any, monkeypatch: pytest.MonkeyPat
     assert result["models"] == []
 
 
-def test_an_engine_that_refuses_is_told(run_module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ("echo true; exit 0", "docker service ls says: there is no leader"),
+        ("echo permission denied >&2; exit 1", "docker info says: permission denied"),
+    ],
+)
+def test_an_engine_that_refuses_is_told(
+    run_module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, info: str, message: str
+) -> None:
     docker = tmp_path / "docker"
-    docker.write_text('#!/bin/sh\n[ "$1" = info ] && { echo true; exit 0; }\necho "there is no leader" >&2; exit 1\n')
+    docker.write_text(f'#!/bin/sh\n[ "$1" = info ] && {{ {info}; }}\necho "there is no leader" >&2; exit 1\n')
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert run_module(MODULE)["msg"] == "docker service ls says: there is no leader"
+    assert run_module(MODULE)["msg"] == message
 
 
 @pytest.mark.parametrize(("main", "unit"), [(os.getpid(), "web.service"), (1, None)], ids=["its own", "cron's"])
