@@ -100,6 +100,10 @@ class _Soak:
         good += [predict_message(file) for file in samples().values()]
         helpers = [asyncio.create_task(work) for work in (self._restart_serving(restart_every), self._gateway.watch())]
         while not self._serving_is_sure:
+            # One that has ended says why.
+            for helper in helpers:
+                if helper.done():
+                    helper.result()
             await asyncio.sleep(_PAUSE_SECONDS)
         end = time.monotonic() + seconds
         work = [self._send_good(good[index:] + good[:index], end) for index in range(_GOOD_CONNECTIONS)]
