@@ -104,7 +104,7 @@ class CompatServer:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(10)
+                self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -121,7 +121,7 @@ class CompatServer:
 
     def http(self, method: str, path: str, body: bytes | str | None = None, **headers: str) -> Reply:
         """An HTTP call with the path exactly as given."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=60)
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
@@ -149,7 +149,7 @@ class CompatServer:
         names = get_model_status_pb2.ModelVersionStatus.State
         return {status.version: names.Name(status.state) for status in response.model_version_status}
 
-    def predict(self, request: predict_pb2.PredictRequest, timeout: float | None = 20) -> dict[str, np.ndarray]:
+    def predict(self, request: predict_pb2.PredictRequest, timeout: float | None = 60) -> dict[str, np.ndarray]:
         """Outputs of a call as arrays."""
         response = self.prediction.Predict(request, timeout=timeout)
         return {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}

@@ -43,7 +43,7 @@ def rows_of(server: CompatServer, *values: float) -> tuple[list[float], list[int
 
 def test_calls_that_come_together_run_as_one(batching) -> None:
     server = batching(
-        "max_batch_size { value: 8 } batch_timeout_micros { value: 400000 } num_batch_threads { value: 1 } "
+        "max_batch_size { value: 8 } batch_timeout_micros { value: 4000000 } num_batch_threads { value: 1 } "
         "allowed_batch_sizes: 3 allowed_batch_sizes: 8 "
         f"thread_pool_name {{ value: '{POOL}' }}"
     )
@@ -96,11 +96,11 @@ def test_limits(batching) -> None:
 
 
 def test_shapes_that_differ(batching) -> None:
-    server = batching("max_batch_size { value: 2 } batch_timeout_micros { value: 300000 }")
+    server = batching("max_batch_size { value: 2 } batch_timeout_micros { value: 10000000 }")
     images = [np.zeros((1, 380, 380, 3), np.float32), np.zeros((1, 10, 380, 3), np.float32)]
     with ThreadPoolExecutor(2) as pool:
         calls = [
-            pool.submit(server.prediction.Predict, request_for("m", "brightness", image=image), timeout=20)
+            pool.submit(server.prediction.Predict, request_for("m", "brightness", image=image), timeout=60)
             for image in images
         ]
         for call in calls:

@@ -270,7 +270,7 @@ def test_a_deadline_ends_the_work_and_not_only_the_wait(server: CompatServer) ->
     endless = request_for("lin", "count", steps=np.array([1e15], np.float32))
     error = failure(server.prediction.Predict, endless, timeout=0.5)
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
     wait_for(
         lambda: server.metric(":tensorflow:serving:request_count", **counted) == before + 1,
         what="the server to end the abandoned call",

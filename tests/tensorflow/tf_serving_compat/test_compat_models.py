@@ -40,7 +40,7 @@ def reload(server: CompatServer, text: str) -> model_management_pb2.ReloadConfig
     request = model_management_pb2.ReloadConfigRequest()
     text_format.Parse(text, request.config)
     request.metric_names.append("/tensorflow/cc/saved_model/load_attempt_count")
-    return server.model.HandleReloadConfigRequest(request, timeout=10)
+    return server.model.HandleReloadConfigRequest(request, timeout=60)
 
 
 def factor(server: CompatServer, model: str = "m") -> float:

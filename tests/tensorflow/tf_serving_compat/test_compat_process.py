@@ -137,17 +137,21 @@ def test_sigterm_lets_calls_under_way_finish(start, publish, tmp_path) -> None:
     publish(tmp_path / "m", 1, k=2)
     server = start("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
     steps = 2e5
+    started = time.monotonic()
+    server.post("/v1/models/m:predict", {"signature_name": "count", "instances": [steps]})
+    alone = time.monotonic() - started
     with ThreadPoolExecutor(2) as pool:
         rest = pool.submit(server.post, "/v1/models/m:predict", {"signature_name": "count", "instances": [steps]})
         request = request_for("m", "count", steps=np.array([steps], np.float32))
         over_grpc = pool.submit(server.predict, request)
-        time.sleep(0.1)
+        # Long enough for both to be under way, as slow as the machine may be, and too short for their end.
+        time.sleep(alone / 3)
         assert not rest.done()
         assert not over_grpc.done()
         server.process.send_signal(signal.SIGTERM)
         assert rest.result().json == {"predictions": [int(steps)]}
         assert over_grpc.result()["end"].tolist() == [int(steps)]
-    assert server.process.wait(10) == 0
+    assert server.process.wait(30) == 0
     assert not server.is_open()
 
 
@@ -156,7 +160,7 @@ def test_sigterm_while_waiting_for_a_model(start, tmp_path) -> None:
     server = start("--model_name=m", f"--model_base_path={tmp_path / 'm'}", wait=False)
     wait_for(lambda: "No versions of servable" in server.log(), what="the server to wait")
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(5) == 0
+    assert server.process.wait(30) == 0
 
 
 def test_many_callers_at_once_get_their_own_answers(server: CompatServer) -> None:

@@ -305,13 +305,16 @@ def test_a_large_image_takes_well_under_a_second(server: CompatServer) -> None:
     image = np.random.default_rng(7).random((380, 380, 3))
     body = json.dumps({"signature_name": "brightness", "instances": [image.tolist()]})
     assert len(body) > 8_000_000
-    durations = []
-    for _unused in range(3):
+
+    def seconds() -> float:
         started = time.monotonic()
         reply = server.post(PREDICT, body)
-        durations.append(time.monotonic() - started)
+        taken = time.monotonic() - started
         assert reply.json["predictions"] == pytest.approx([image.mean()], rel=1e-4)
-    assert min(durations) < 0.7
+        return taken
+
+    # The machine may be busy with something else.
+    assert any(seconds() < 0.7 for _unused in range(10))
 
 
 def test_status_answers_while_all_rest_threads_are_busy(start, publish, tmp_path) -> None:
@@ -320,16 +323,15 @@ def test_status_answers_while_all_rest_threads_are_busy(start, publish, tmp_path
         "--model_name=m",
         f"--model_base_path={tmp_path / 'm'}",
         "--rest_api_num_threads=1",
-        "--rest_api_timeout_in_ms=1500",
+        "--rest_api_timeout_in_ms=6000",
         "--rest_api_enable_cors_support",
     )
     endless = {"signature_name": "count", "instances": [1e15]}
     with ThreadPoolExecutor(2) as pool:
         replies = [pool.submit(server.post, "/v1/models/m:predict", endless) for _unused in range(2)]
         time.sleep(0.3)
-        started = time.monotonic()
         assert server.get("/v1/models/m").status == 200
-        assert time.monotonic() - started < 0.8
+        assert not any(reply.done() for reply in replies)
         for reply in [future.result() for future in replies]:
             assert reply.status == 504
             assert reply.error

@@ -42,12 +42,12 @@ def whole(owner: dict[str, Any], age: float = 60) -> Swarm:
 
 
 @pytest.mark.parametrize("update", [None, "completed"])
-def test_a_stack_that_has_converged(converge: Any, update: str | None) -> None:
+def test_a_stack_that_has_converged(converge: Any, docker: Docker, update: str | None) -> None:
     result = converge(whole(service(update=update)))
 
     assert result["changed"] is False
     assert result["converged"] is True
-    assert result["seconds"] < 0.5
+    assert docker.asked.count("/v1.41/services") == 1
     assert result["services"] == [
         {
             "name": "PROD-STACK_tf_serving",
@@ -122,7 +122,7 @@ def test_a_paused_update_fails_at_once(converge: Any) -> None:
     result = converge(Swarm([owner], [task(owner, 2), failed]), timeout=60)
 
     assert result["failed"]
-    assert result["seconds"] < 5
+    assert result["seconds"] < 30
     assert "its update is paused (update paused due to failure" in result["msg"]
     assert "node-1: task: non-zero exit (1)" in result["msg"]
     assert result["converged"] is False
@@ -139,7 +139,7 @@ def test_a_rollback_fails_though_all_tasks_run(converge: Any, state: str) -> Non
     result = converge(swarm, timeout=60)
 
     assert result["failed"]
-    assert result["seconds"] < 5
+    assert result["seconds"] < 30
     assert f"its update was rolled back ({state}: rollback completed); 2 of 2 running" in result["msg"]
     assert result["services"][0]["errors"] == [f"node-1: No such image: {NEW} (2 times)"]
 
@@ -193,7 +193,7 @@ def test_a_new_task_is_watched_until_it_is_stable(converge: Any, docker: Docker)
     result = converge(young, stable_for=0.4, timeout=10)
 
     assert result["converged"] is True
-    assert 0.4 <= time.monotonic() - started < 3
+    assert 0.4 <= time.monotonic() - started < 9
     assert "its tasks have not run for 5 s" in converge(young, stable_for=5)["msg"]
 
 
@@ -259,7 +259,7 @@ def test_what_is_expected_beyond_the_specification(converge: Any, expected: dict
     result = converge(whole(service()), services=[{"name": "tf_serving", **expected}], timeout=60)
 
     assert message in result["msg"]
-    assert result["seconds"] < 5
+    assert result["seconds"] < 30
 
 
 def test_what_is_expected_may_fit(converge: Any) -> None:
@@ -294,7 +294,7 @@ def test_a_node_that_is_no_manager(converge: Any, docker: Docker) -> None:
     result = converge(whole(service()), timeout=60)
 
     assert "This node is not a swarm manager." in result["msg"]
-    assert result["seconds"] < 5
+    assert result["seconds"] < 30
 
 
 def test_no_engine(run_module: Any, tmp_path: Path) -> None:

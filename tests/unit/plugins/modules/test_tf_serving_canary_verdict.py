@@ -98,7 +98,7 @@ def test_a_canary_with_errors_is_noticed_early(verdict: Any, prometheus: Prometh
     result = verdict(duration=20)
 
     assert result["verdict"] == "rollback"
-    assert result["seconds"] < 15
+    assert result["seconds"] < 18
     assert result["reason"].startswith("errors: canary ")
     assert "(33.3 %), stable 0 of " in result["reason"]
     assert "at most 1 % more would be right" in result["reason"]
@@ -251,7 +251,7 @@ def test_a_shadow_that_fails(verdict: Any, prometheus: Prometheus) -> None:
     result = verdict(mode="shadow", duration=20)
     assert result["verdict"] == "rollback"
     assert "errors: canary " in result["reason"]
-    assert result["seconds"] < 15
+    assert result["seconds"] < 18
 
 
 def test_a_prometheus_that_is_away_for_a_moment(verdict: Any, prometheus: Prometheus) -> None:
@@ -286,7 +286,7 @@ def test_a_prometheus_that_cannot_be_asked(
     assert result["failed"]
     assert message in result["msg"]
     assert f"Prometheus at {url} cannot be asked about pets" in result["msg"]
-    assert 0.3 < time.monotonic() - started < 10
+    assert 0.3 < time.monotonic() - started < 18
 
 
 def test_a_prometheus_that_goes_away_for_good(verdict: Any, prometheus: Prometheus) -> None:

@@ -453,7 +453,7 @@ def test_a_download_starts_again_where_the_server_knows_no_ranges(get: Any, web:
 
 def test_a_server_that_falls_silent_is_asked_again(get: Any, web: storage_stub.WebServer) -> None:
     web.stalls, web.breaks = True, [700]
-    assert get(timeout=1)["changed"] is True
+    assert get(timeout=2)["changed"] is True
     assert len(web.seen) == 2
 
 

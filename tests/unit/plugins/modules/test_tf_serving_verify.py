@@ -7,8 +7,8 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,30 @@ def gateway_url(gateway: Gateway) -> Iterator[str]:
 @pytest.fixture
 def verify(run_module: Any, golden: Path) -> Any:
     def run(*endpoints: str, **options: Any) -> dict[str, Any]:
-        defaults = {"model": "pets", "golden": str(golden), "endpoints": list(endpoints), "timeout": 2}
+        defaults = {"model": "pets", "golden": str(golden), "endpoints": list(endpoints), "timeout": 10}
         return run_module(MODULE, **{**defaults, **options})
 
     return run
+
+
+@contextmanager
+def once_asked(model: Model, change: Callable[[], object]) -> Iterator[None]:
+    """Let `change` happen to the model a while after the first question."""
+    over = threading.Event()
+
+    def wait_and_change() -> None:
+        while not model.seen and not over.wait(0.01):
+            pass
+        over.wait(0.7)
+        change()
+
+    thread = threading.Thread(target=wait_and_change)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def names(result: dict[str, Any]) -> list[str]:
@@ -127,10 +147,8 @@ def test_a_label_that_must_stand_for_a_version(verify: Any, model: Model, url: s
 @pytest.mark.parametrize("labels", [{"stable": 1}, {}])
 def test_waits_until_the_label_has_moved(verify: Any, model: Model, url: str, labels: dict[str, int]) -> None:
     model.states, model.labels = {1: "AVAILABLE", 2: "AVAILABLE"}, labels
-    timer = threading.Timer(0.7, lambda: model.labels.update({"stable": 2}))
-    timer.start()
-    result = verify(url, label="stable", version=2, wait=10)
-    timer.join()
+    with once_asked(model, lambda: model.labels.update({"stable": 2})):
+        result = verify(url, label="stable", version=2, wait=30)
 
     assert "failed" not in result
     assert result["checks"][0]["seconds"] >= 0.4
@@ -155,13 +173,13 @@ def test_a_model_without_a_golden_file_where_none_is_required(verify: Any, url: 
 
 
 def test_endpoints_are_asked_side_by_side(verify: Any, model: Model, url: str) -> None:
-    model.delays[PREDICT] = 1
+    model.delays[PREDICT] = 3
     started = time.monotonic()
     result = verify(*[url] * 4, golden_cases=1)
 
     assert "failed" not in result
     assert names(result) == [f"status {url}", f"signature {url}", f"golden case-0 {url}"] * 4
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize(
@@ -206,14 +224,12 @@ def test_a_load_that_fails_is_not_waited_for(verify: Any, model: Model, url: str
         model.errors[2] = "Input to reshape is a tensor with 3 values"
         model.states[2] = "END"
 
-    timer = threading.Timer(0.7, fail)
-    timer.start()
     started = time.monotonic()
-    result = verify(url, version=2, wait=60)
-    timer.join()
+    with once_asked(model, fail):
+        result = verify(url, version=2, wait=60)
 
     assert "version 2 END (Input to reshape is a tensor with 3 values)" in result["msg"]
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
 
 
 def test_an_earlier_load_that_failed_is_not_the_present_one(verify: Any, model: Model, url: str) -> None:
@@ -225,10 +241,8 @@ def test_an_earlier_load_that_failed_is_not_the_present_one(verify: Any, model: 
         time.sleep(0.5)
         model.states[2] = "AVAILABLE"
 
-    timer = threading.Timer(0.7, load)
-    timer.start()
-    result = verify(url, version=2, wait=30)
-    timer.join()
+    with once_asked(model, load):
+        result = verify(url, version=2, wait=30)
     assert "failed" not in result
 
 
@@ -239,7 +253,7 @@ def test_an_error_that_stays_is_not_waited_for_to_the_end(
     model.states, model.errors = {1: "AVAILABLE", 2: "END"}, {2: "Data loss"}
     started = time.monotonic()
     assert "version 2 END (Data loss)" in verify(url, version=2, wait=60)["msg"]
-    assert 0.4 < time.monotonic() - started < 8
+    assert 0.4 < time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize(
@@ -345,14 +359,14 @@ def test_a_server_that_never_answers(verify: Any) -> None:
         result = verify(f"http://{address}", timeout=0.3)
 
     assert "answer within 0.3 s" in result["msg"]
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("path", [STATUS, f"{STATUS}/metadata", PREDICT])
 def test_a_slow_server(verify: Any, model: Model, url: str, path: str) -> None:
     model.delays[path] = 1
     assert "answer within 0.3 s" in verify(url, timeout=0.3)["msg"]
-    assert "failed" not in verify(url, timeout=3)
+    assert "failed" not in verify(url)
 
 
 def test_a_server_whose_answer_drips(verify: Any, model: Model, url: str) -> None:
@@ -369,10 +383,8 @@ def test_an_endpoint_that_is_not_a_url(verify: Any, bad: str) -> None:
 
 def test_waits_until_the_version_is_available(verify: Any, model: Model, url: str) -> None:
     model.states = {1: "AVAILABLE", 2: "LOADING"}
-    timer = threading.Timer(0.7, lambda: model.states.update({2: "AVAILABLE"}))
-    timer.start()
-    result = verify(url, version=2, wait=10)
-    timer.join()
+    with once_asked(model, lambda: model.states.update({2: "AVAILABLE"})):
+        result = verify(url, version=2, wait=30)
 
     assert "failed" not in result
     assert result["checks"][0]["seconds"] >= 0.5
@@ -381,15 +393,15 @@ def test_waits_until_the_version_is_available(verify: Any, model: Model, url: st
 def test_waits_no_longer_than_asked(verify: Any, model: Model, url: str) -> None:
     model.states = {1: "LOADING"}
     started = time.monotonic()
-    assert verify(url, url, wait=1.2)["failed"]
-    assert 0.5 <= time.monotonic() - started < 2.5
+    assert verify(url, url, wait=4)["failed"]
+    assert 2 <= time.monotonic() - started < 7.5
 
 
 def test_does_not_wait_for_a_wrong_answer_to_become_right(verify: Any, model: Model, url: str) -> None:
     model.offset = 1
     started = time.monotonic()
     assert verify(url, wait=30)["failed"]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 25
 
 
 def test_grpc_round_trip(verify: Any, model: Model) -> None:
@@ -410,11 +422,8 @@ def test_grpc_round_trip(verify: Any, model: Model) -> None:
 
 def test_grpc_waits_for_the_version(verify: Any, model: Model) -> None:
     model.states = {}
-    with grpc_server(model) as address:
-        timer = threading.Timer(0.7, lambda: model.states.update({2: "AVAILABLE"}))
-        timer.start()
-        result = verify(grpc_addresses=[address], version=2, wait=10)
-        timer.join()
+    with grpc_server(model) as address, once_asked(model, lambda: model.states.update({2: "AVAILABLE"})):
+        result = verify(grpc_addresses=[address], version=2, wait=30)
     assert "failed" not in result
 
 
