@@ -49,8 +49,8 @@ engine() {
   if ! engine_answers; then
     install_engine
     start_engine
-    for _ in $(seq 60); do engine_answers && break; sleep 1; done
-    engine_answers || die "the Docker engine does not answer after 60 s; see $state/dockerd.log"
+    for _ in $(seq 180); do engine_answers && break; sleep 1; done
+    engine_answers || die "the Docker engine does not answer after 180 s; see $state/dockerd.log"
   fi
   if ! command -v debootstrap >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "installing debootstrap, which the images are made with"
@@ -96,7 +96,8 @@ up() {
   mkdir -p "$root/build/images"
   docker volume create --label "$label=volume" "$name-docker" >/dev/null
   docker run "${flags[@]}" "$image" >/dev/null
-  for _ in $(seq 60); do
+  # Seconds, but for a machine that boots several at once beside other work.
+  for _ in $(seq 300); do
     started=$(docker exec "$name" systemctl is-system-running 2>/dev/null || true)
     case $started in running | degraded) break ;; esac
     sleep 0.5

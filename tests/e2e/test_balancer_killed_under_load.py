@@ -21,7 +21,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from load_generator import check_prediction, multipart, run_load  # noqa: E402
 
 RATE = 50
-BACK_SECONDS = 5
+# The gateway's deadline: whoever waits for longer fails.
+BACK_SECONDS = 10
+AFTERWARDS_SECONDS = 5
 IN_FLIGHT_SECONDS = 0.25
 
 
@@ -53,9 +55,9 @@ async def test_the_gateway_waits_for_the_balancer_to_come_back():
         assert time.monotonic() - killed < BACK_SECONDS, f"no balancer {BACK_SECONDS} s after it was killed"
         await asyncio.sleep(0.2)
     back = time.monotonic() - killed
-    await asyncio.sleep(BACK_SECONDS)
+    await asyncio.sleep(AFTERWARDS_SECONDS)
     stop.set()
     result = await load
     print(f"back after {back:.1f} s: {result.summary()}")
     assert sum(result.failed.values()) <= math.ceil(RATE * IN_FLIGHT_SECONDS), result.summary()
-    assert result.ok >= RATE * BACK_SECONDS
+    assert result.ok >= RATE * AFTERWARDS_SECONDS

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from load_generator import check_prediction, multipart, run_load  # noqa: E402
 RATE = 50
 RESTARTS = 10
 SECONDS_BETWEEN = 3
+# For the answers to what waited while none served.
+LATE_SECONDS = 120
 
 
 @pytest.mark.asyncio
@@ -29,6 +32,9 @@ async def test_no_request_fails_while_the_gateway_restarts():
     picture = (ROOT / "tests/models/colours/1/assets.extra/golden-stripes.png").read_bytes()
     body, headers = multipart("file", picture, content_type="image/png")
     url = os.environ["TF2X_GATEWAY_URL"] + "/models/colours/predict"
+    stop = asyncio.Event()
+    answers: list[float] = []
+    began = time.monotonic()
     load = asyncio.create_task(
         run_load(
             url,
@@ -36,9 +42,10 @@ async def test_no_request_fails_while_the_gateway_restarts():
             headers,
             connections=100,
             rate=RATE,
-            seconds=RESTARTS * SECONDS_BETWEEN + 5,
-            timeout=30,
+            stop=stop,
+            timeout=LATE_SECONDS,
             check=check_prediction,
+            observe=lambda sent, _body: answers.append(sent),
         )
     )
     for _unused in range(RESTARTS):
@@ -47,6 +54,11 @@ async def test_no_request_fails_while_the_gateway_restarts():
             "docker", "exec", os.environ["TF2X_GATEWAY_CONTAINER"], "systemctl", "restart", "tf2x-gateway.service"
         )
         assert await restart.wait() == 0
+    # Requests that a stop finds waiting for a connection are not sent.
+    end = time.monotonic() + LATE_SECONDS
+    while len(answers) < RATE * (time.monotonic() - began - 1) and time.monotonic() < end:
+        await asyncio.sleep(0.1)
+    stop.set()
     result = await load
     print(result.summary())
     assert not result.failed, result.summary()
