@@ -48,6 +48,7 @@ class MixedLoad:
     left_over: float = 0
     crashes: list[str] = field(default_factory=list)
     files_left: list[str] = field(default_factory=list)
+    most_growth_mb: float = _GROWTH_MB
 
     @property
     def rss_growth_mb(self) -> float:
@@ -64,7 +65,7 @@ class MixedLoad:
             f"{wrong} while TF Serving was there": bool(wrong),
             f"{wrong_away} while TF Serving was away": bool(wrong_away),
             f"nothing failed during {self.restarts} restarts": not any(self.away[status] for status in _AWAY),
-            f"memory grew by {self.rss_growth_mb:.1f} MB": self.rss_growth_mb > _GROWTH_MB,
+            f"memory grew by {self.rss_growth_mb:.1f} MB": self.rss_growth_mb > self.most_growth_mb,
             f"{self.left_over:g} are in flight or queued afterwards": self.left_over != 0,
             f"{self.crashes}": bool(self.crashes),
             f"{self.files_left}": bool(self.files_left),
@@ -79,18 +80,21 @@ class MixedLoad:
         return found
 
 
-def mixed_load(seconds: float, restart_every: float) -> MixedLoad:
-    """Send everything at once for `seconds`, and restart the stub of TF Serving every `restart_every` seconds."""
+def mixed_load(seconds: float, restart_every: float, most_growth_mb: float = _GROWTH_MB) -> MixedLoad:
+    """Send everything at once for `seconds`, and restart the stub of TF Serving every `restart_every` seconds.
+
+    Memory that grows by more than `most_growth_mb` is a fault.
+    """
     port = free_port()
     with watched_gateway(f"127.0.0.1:{port}", limits=_LIMITS, deadline_seconds=_DEADLINE_SECONDS) as gateway:
-        return asyncio.run(_Soak(gateway, port).run(seconds, restart_every))
+        return asyncio.run(_Soak(gateway, port, MixedLoad(most_growth_mb=most_growth_mb)).run(seconds, restart_every))
 
 
 class _Soak:
-    def __init__(self, gateway: WatchedGateway, serving_port: int) -> None:
+    def __init__(self, gateway: WatchedGateway, serving_port: int, result: MixedLoad) -> None:
         self._gateway = gateway
         self._serving_port = serving_port
-        self._result = MixedLoad()
+        self._result = result
         self._serving_is_sure = False
         self._numbers = itertools.count()
 

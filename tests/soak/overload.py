@@ -92,7 +92,7 @@ class Overload:
         return {**asdict(self), "goodput_ratio": round(self.goodput / self.peak, 3), "faults": self.faults}
 
 
-def best(attempt: Callable[[], Result], attempts: int = 3) -> Result:
+def best(attempt: Callable[[], Result], attempts: int = 5) -> Result:
     """Return the first result without faults, or that with the fewest: the machine may be busy during one attempt."""
     results = []
     for _unused in range(attempts):
