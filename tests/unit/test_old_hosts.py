@@ -40,7 +40,7 @@ def run(tmp_path: Path, faked: dict, *tasks: dict, **variables) -> str:
     path = tmp_path / "play.yml"
     path.write_text(yaml.safe_dump([play], sort_keys=False))
     done = subprocess.run(
-        ["ansible-playbook", "--inventory", "localhost,", "--connection", "local", path],
+        [Path(sys.executable).parent / "ansible-playbook", "--inventory", "localhost,", "--connection", "local", path],
         cwd=ROOT,
         capture_output=True,
         text=True,

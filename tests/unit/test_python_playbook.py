@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -197,7 +198,8 @@ def test_the_playbook_says_what_changed_and_what_belongs_into_the_inventory(host
     def play() -> str:
         return subprocess.run(
             [
-                *("ansible-playbook", "--inventory", "localhost,", "--connection", "local"),
+                Path(sys.executable).parent / "ansible-playbook",
+                *("--inventory", "localhost,", "--connection", "local"),
                 *("--extra-vars", f"ansible_become=false python_folder={host.folder}", ROOT / "playbooks/python.yml"),
             ],
             env=os.environ | host.environment,
