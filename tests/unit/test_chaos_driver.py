@@ -97,7 +97,8 @@ if command[:2] == ["sh", "-c"]:
         state["cut"].append(host)
         take(host)
     elif "TF2X-CUT" in command[2]:
-        state["cut"].remove(host)
+        # There may be none: the driver ended the cut before it was one.
+        state["cut"] = [other for other in state["cut"] if other != host]
     elif "kill" in command[2]:
         (task,) = [task for task in state["tasks"] if task["id"] == command[-1]]
         state["tasks"].remove(task)
