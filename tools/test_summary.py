@@ -23,7 +23,8 @@ def main() -> int:
         print(f"molecule {scenario}: {outcome} in {seconds} s")
         passed, failed = passed + (outcome == "passed"), failed + (outcome != "passed")
     print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
-    return int(failed > 0)
+    # Nothing that passed is nothing that ran.
+    return int(failed > 0 or passed == 0)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ changed_files:
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    for one in module.params["files"]:
+        if not re.fullmatch("[0-7]{3,4}", one["mode"]):
+            module.fail_json(msg=f"{one['path']}: mode is {one['mode']}; right are octal digits, such as '0644'")
     files = [
         _File(one["path"], _content(one["content"]), one["mode"], one["validate"]) for one in module.params["files"]
     ]

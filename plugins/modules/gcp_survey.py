@@ -242,7 +242,10 @@ class _Google:
                 raise _Refused(explain(f"{type(error).__name__}: {error}")) from error
             if not response.ok:
                 raise _Refused(explain(_text(response)))
-            page = response.json()
+            try:
+                page = response.json()
+            except ValueError as error:
+                raise _Refused(f"{url} answered something that is not JSON: {_text(response)}") from error
             found += page.get("items") or page.get("accounts") or []
             if not page.get("nextPageToken"):
                 return found

@@ -188,6 +188,9 @@ def main() -> None:
     outside = [name for name in files if Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:
         module.fail_json(msg=f"files: {', '.join(outside)}: outside of dest; right are paths within it")
+    vague = [name for name, file in files.items() if not (isinstance(file, dict) and {"size", "sha256"} <= set(file))]
+    if vague:
+        module.fail_json(msg=f"files: {', '.join(vague)}: without size and sha256; each file needs both")
     try:
         folder = _Folder(dest, files)
         strangers = folder.strangers()

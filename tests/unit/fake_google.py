@@ -334,7 +334,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = self.google.answer(
                 self.host, self.command, self.path, self.headers.get("Authorization", ""), body
             )
-            content = json.dumps(answer).encode()
+            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json; charset=UTF-8")
         self.send_header("Content-Length", str(len(content)))

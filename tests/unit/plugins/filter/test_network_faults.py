@@ -15,6 +15,12 @@ def test_what_is_no_network(entry: object) -> None:
     assert "is no IPv4 network" in network_faults([entry])[0]
 
 
+def test_bits_that_are_not_numbered() -> None:
+    assert network_faults(["203.0.113.0/255.255.255.0"]) == [
+        "203.0.113.0/255.255.255.0 is not written as a network with the number of its bits; right is 203.0.113.0/24"
+    ]
+
+
 def test_bits_beyond_the_prefix() -> None:
     assert network_faults(["203.0.113.7/24"]) == [
         "203.0.113.7/24 is not the beginning of its network; right is 203.0.113.0/24, or 203.0.113.7/32"

@@ -141,6 +141,14 @@ def test_a_structure_is_written_as_json(run_module: Any, tmp_path: Path) -> None
     assert (tmp_path / "a.json").read_text() == '{\n    "a": null,\n    "b": [\n        1\n    ]\n}\n'
 
 
+@pytest.mark.parametrize("mode", ["u=rw", "420.", "888", "99999", ""])
+def test_a_mode_that_is_none(run_module: Any, tmp_path: Path, mode: str) -> None:
+    result = run_module(MODULE, files=[{"path": str(tmp_path / "file"), "content": "x", "mode": mode}])
+
+    assert f"{tmp_path / 'file'}: mode is {mode}; right are octal digits" in result["msg"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_is_not_there(run_module: Any, tmp_path: Path) -> None:
     result = run_module(MODULE, files=[{"path": str(tmp_path / "none" / "file"), "content": "x"}])
 

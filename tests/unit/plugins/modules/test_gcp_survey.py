@@ -212,5 +212,11 @@ def test_a_certificate_that_is_not_googles(survey: Any, monkeypatch: pytest.Monk
     assert "The certificate of the answering host cannot be verified" in survey()["msg"]
 
 
+def test_a_page_that_is_none_of_googles(survey: Any, google: Google, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(google, "_compute", lambda *_: b"<title>Sign in to the network</title>")
+    message = survey()["msg"]
+    assert "/global/networks answered something that is not JSON: 200: <title>Sign in" in message
+
+
 def test_a_kind_that_there_is_not(survey: Any) -> None:
     assert "plan has the kinds vehicles; right are networks, subnetworks" in survey(("vehicles", "lab", {}))["msg"]

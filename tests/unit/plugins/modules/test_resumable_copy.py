@@ -182,6 +182,12 @@ def test_nothing_is_written_outside(run_module: Any, source: Path, dest: Path, n
     assert "outside of dest" in result["msg"]
 
 
+def test_a_file_without_a_digest_is_refused(run_module: Any, source: Path, dest: Path) -> None:
+    result = run_module(MODULE, src=str(source), dest=str(dest), files={"empty": {"size": 0}, "big": 25_000})
+    assert "files: empty, big: without size and sha256" in result["msg"]
+    assert not dest.exists()
+
+
 def test_a_file_that_is_not_there_is_named(source: Path, dest: Path) -> None:
     (source / "empty").unlink()
     assert str(source / "empty") in copy(source, dest)["msg"]
