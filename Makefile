@@ -81,7 +81,7 @@ lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff, changelog
 
 unit: build/stamps/test $(COLLECTION) ## modules, gateway and contracts, without Docker
 	mkdir -p build/reports
-	pytest --numprocesses 4 --junit-xml=build/reports/unit.xml tests/unit tests/fuzz
+	pytest --numprocesses 4 --dist worksteal --junit-xml=build/reports/unit.xml tests/unit tests/fuzz
 	pytest --junit-xml=build/reports/soak.xml tests/soak
 
 browser: build/stamps/test $(COLLECTION) ## the gateway's pages in Chromium
@@ -103,7 +103,7 @@ matrix: build/stamps/test $(COLLECTION) ## ansible-test sanity and the syntax of
 images: ## the images that the scenarios run
 	lab/lab.sh engine
 	$(PYTHON) files/images/build.py tf_serving_compat haproxy prometheus node_exporter alertmanager blackbox_exporter cluster_page >build/lab/images.json
-	$(PYTHON) files/images/build.py --no-archive lab_host lab_host_el el_mirror >build/lab/host.json
+	$(PYTHON) files/images/build.py --no-archive lab_host lab_host_engine lab_host_el el_mirror >build/lab/host.json
 
 molecule: build/stamps/test build/stamps/tensorflow $(COLLECTION) images ## every scenario on lab hosts
 	rm -f build/molecule/*.result
