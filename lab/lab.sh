@@ -52,10 +52,11 @@ engine() {
     for _ in $(seq 180); do engine_answers && break; sleep 1; done
     engine_answers || die "the Docker engine does not answer after 180 s; see $state/dockerd.log"
   fi
-  if ! command -v debootstrap >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    say "installing debootstrap, which the images are made with"
+  # Images are made with the one, hosts are reached with the other.
+  if ! type -P debootstrap ssh >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "installing debootstrap and openssh-client"
     apt-get update -q >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends debootstrap >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends debootstrap openssh-client >&2
   fi
 }
 
