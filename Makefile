@@ -14,7 +14,7 @@ TEST_LOCKS := requirements/test.txt requirements/dev.txt $(addprefix roles/minic
 TF_LOCKS := files/images/tf_serving_compat/requirements.txt roles/miniconda_prod_env/files/requirements.txt requirements/test.txt
 # Under load: a second scenario beside them would be a part of what they measure.
 MEASURED := lifecycle ha
-LONG := docker_swarm site airgap el tf_serving_stack miniconda_prod_env
+LONG := site docker_swarm airgap el miniconda_prod_env tf_serving_stack monitoring
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
 .PHONY: help setup demo demo-ha demo-down test lint unit browser tensorflow sanity matrix images molecule docs galaxy bench bench-deploy lifecycle chaos monitoring fuzz soak clean
@@ -87,7 +87,7 @@ unit: build/stamps/test $(COLLECTION) ## modules, gateway and contracts, without
 browser: build/stamps/test $(COLLECTION) ## the gateway's pages in Chromium
 	mkdir -p build/reports
 	tools/chromium.sh
-	pytest --junit-xml=build/reports/browser.xml tests/browser
+	pytest --numprocesses 2 --dist loadfile --junit-xml=build/reports/browser.xml tests/browser
 
 tensorflow: build/stamps/tensorflow ## what needs TensorFlow: the image, the model, the pixels
 	mkdir -p build/reports
