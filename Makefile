@@ -62,12 +62,12 @@ demo-ha: setup ## the same on a swarm of five lab hosts
 demo-down: ## remove the demos, their images and the engine if a demo started it
 	@lab/lab.sh clean
 
-# Several at a time where none of them minds the others.
+# Several at a time where none of them minds the others. What minds nothing at all has the time that the measured scenarios leave.
 test: ## everything
-	@$(MAKE) --jobs 3 --output-sync lint sanity images
+	@$(MAKE) --jobs 3 --output-sync build/stamps/test build/stamps/tensorflow images
 	@$(MAKE) unit
 	@$(MAKE) --jobs 2 --output-sync browser tensorflow
-	@$(MAKE) molecule
+	@$(MAKE) molecule BESIDE="nice -n 19 $(MAKE) lint sanity"
 	@$(PYTHON) tools/test_summary.py
 
 lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff, changelog
@@ -108,7 +108,9 @@ images: ## the images that the scenarios run
 molecule: build/stamps/test build/stamps/tensorflow $(COLLECTION) images ## every scenario on lab hosts
 	rm -f build/molecule/*.result
 	status=0; JOBS=3 tools/molecule.sh $(LONG) lifecycle:converge $(filter-out $(MEASURED) $(LONG),$(SCENARIOS)) || status=1; \
-	  tools/molecule.sh lifecycle:verify ha || status=1; exit $$status
+	  $(or $(BESIDE),true) >build/beside.log 2>&1 & beside=$$!; \
+	  tools/molecule.sh lifecycle:verify ha || status=1; \
+	  wait $$beside || status=1; cat build/beside.log; exit $$status
 
 docs: setup build/stamps/docs ## the documentation as a site, warnings being errors: build/docs/html
 	tools/docs.sh build/docs-env
