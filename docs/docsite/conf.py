@@ -10,7 +10,9 @@ myst_enable_extensions = ["html_image"]
 pygments_style = "ansible"
 highlight_language = "none"
 html_theme = "sphinx_ansible_theme"
-html_show_sphinx = False
+# The theme has those of the Ansible project.
+html_theme_options = {"topbar_links": {}}
+html_show_sphinx = html_show_copyright = False
 html_copy_source = False
 html_use_index = False
 
