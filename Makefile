@@ -17,7 +17,7 @@ MEASURED := lifecycle ha
 LONG := site docker_swarm airgap el miniconda_prod_env tf_serving_stack monitoring
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
-.PHONY: help setup demo demo-ha demo-down test lint unit browser tensorflow sanity matrix images molecule docs galaxy bench bench-deploy lifecycle chaos monitoring fuzz soak clean
+.PHONY: help setup demo demo-ha demo-down test lint unit overload browser tensorflow sanity matrix images molecule docs galaxy bench bench-deploy lifecycle chaos monitoring fuzz soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,8 +64,8 @@ demo-down: ## remove the demos, their images and the engine if a demo started it
 
 # Several at a time where none of them minds the others. What minds nothing at all has the time that the measured scenarios leave.
 test: ## everything
-	@$(MAKE) --jobs 3 --output-sync build/stamps/test build/stamps/tensorflow images
-	@$(MAKE) unit
+	@$(MAKE) --jobs 3 --output-sync images build/stamps/tensorflow unit
+	@$(MAKE) overload
 	@$(MAKE) --jobs 2 --output-sync browser tensorflow
 	@$(MAKE) molecule BESIDE="nice -n 19 $(MAKE) lint sanity"
 	@$(PYTHON) tools/test_summary.py
@@ -82,6 +82,9 @@ lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff, changelog
 unit: build/stamps/test $(COLLECTION) ## modules, gateway and contracts, without Docker
 	mkdir -p build/reports
 	pytest --numprocesses 4 --dist worksteal --junit-xml=build/reports/unit.xml tests/unit tests/fuzz
+
+overload: build/stamps/test ## the gateway under three times its load, beside nothing else
+	mkdir -p build/reports
 	pytest --junit-xml=build/reports/soak.xml tests/soak
 
 browser: build/stamps/test $(COLLECTION) ## the gateway's pages in Chromium
