@@ -34,7 +34,7 @@ start_engine() {
   fi
   # Packets larger than the machine's own link would be lost without a word.
   local link mtu
-  link=$(ip route show default | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -n 1)
+  link=$(ip route show default | sed -n 's/.* dev \([^ ]*\).*/\1/p' | sed -n 1p)
   mtu=$(cat "/sys/class/net/${link:-lo}/mtu")
   # After a machine stopped short, the file may name a process that is something else by now.
   local old=/var/run/docker.pid
@@ -86,7 +86,7 @@ up() {
     --volume "$root/build/images:/mnt/images:ro"
     # SYS_RESOURCE is not always in the machine's bounding set, SYS_MODULE is nobody's business: so not --privileged.
     --cap-add ALL --cap-drop SYS_RESOURCE --cap-drop SYS_MODULE)
-  if docker info --format '{{.CgroupVersion}}' | grep -q 1; then
+  if [ "$(docker info --format '{{.CgroupVersion}}')" = 1 ]; then
     flags+=(--cgroupns=host --volume /sys/fs/cgroup:/sys/fs/cgroup:rw)
   else
     flags+=(--cgroupns=private)

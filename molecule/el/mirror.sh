@@ -15,4 +15,4 @@ for folder in os epel/9/Everything/x86_64 docker/centos/9/x86_64/stable; do crea
 gpg --armor --export >key.asc
 cp key.asc epel/RPM-GPG-KEY-EPEL-9
 cp key.asc docker/centos/gpg
-gpg --with-colons --list-keys | sed -n 's/^fpr:*\([0-9A-F]\{40\}\):$/\1/p' | head -n 1 >fingerprint
+gpg --with-colons --list-keys | sed -n 's/^fpr:*\([0-9A-F]\{40\}\):$/\1/p' | sed -n 1p >fingerprint

@@ -3,7 +3,7 @@
 set -euo pipefail
 rm -rf "$3"
 cp --archive --link "$1" "$3"
-file=$(find "$3/$2" -type f | sort | head -n 1)
+file=$(find "$3/$2" -type f | sort | sed -n 1p)
 middle=$(($(stat --format %s "$file") / 2))
 byte=$(od --address-radix n --format u1 --skip-bytes "$middle" --read-bytes 1 "$file")
 # A file of its own: the links share theirs.
