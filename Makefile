@@ -67,7 +67,7 @@ test: ## everything
 	@$(MAKE) --jobs 3 --output-sync images build/stamps/tensorflow unit
 	@$(MAKE) overload
 	@$(MAKE) --jobs 2 --output-sync browser tensorflow
-	@$(MAKE) molecule BESIDE="nice -n 19 $(MAKE) lint sanity"
+	@$(MAKE) molecule BESIDE="chrt --idle 0 $(MAKE) lint sanity"
 	@$(PYTHON) tools/test_summary.py
 
 lint: build/stamps/test $(COLLECTION) ## ansible-lint, yamllint, ruff, changelog
