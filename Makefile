@@ -64,7 +64,8 @@ demo-down: ## remove the demos, their images and the engine if a demo started it
 
 # Several at a time where none of them minds the others. What minds nothing at all has the time that the measured scenarios leave.
 test: ## everything
-	@$(MAKE) --jobs 3 --output-sync images build/stamps/tensorflow unit
+	@$(MAKE) --jobs 3 --output-sync images build/stamps/test build/stamps/tensorflow
+	@$(MAKE) unit
 	@$(MAKE) overload
 	@$(MAKE) --jobs 2 --output-sync browser tensorflow
 	@$(MAKE) molecule BESIDE="chrt --idle 0 $(MAKE) lint sanity"
