@@ -54,11 +54,12 @@ def _fault(entry: Any) -> str:
         network = None
     if network is None:
         return f"{text} is no IPv4 network; right is one such as 203.0.113.0/24, or 203.0.113.7/32 for one address"
-    if str(network).partition("/")[0] == text.partition("/")[0] and str(network) != text:
+    if str(network) == text:
+        return ""
+    address = text.partition("/")[0]
+    if str(network.network_address) == address:
         return f"{text} is not written as a network with the number of its bits; right is {network}"
-    if str(network) != text:
-        return f"{text} is not the beginning of its network; right is {network}, or {text.partition('/')[0]}/32"
-    return ""
+    return f"{text} is not the beginning of its network; right is {network}, or {address}/32"
 
 
 class FilterModule:
