@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from compat_models import export
-from compat_server import CompatServer
+from compat_server import CompatServer, wait_for
 from google.protobuf import text_format
 from google.protobuf.message import Message
 from PIL import Image
@@ -298,6 +298,8 @@ def server(models: Path) -> Iterator[CompatServer]:
         "--tensorflow_inter_op_parallelism=1",
     ]
     with CompatServer(models / "log", *flags) as running:
+        # The port opens with the first version of each.
+        wait_for(lambda: running.states("lin") == {1: "AVAILABLE", 2: "AVAILABLE"}, what="both versions")
         yield running
 
 
@@ -383,6 +385,8 @@ def test_reload_of_a_running_server(models, tmp_path, call):
                 ModelConfig("pets", str(tmp_path / "pets")),
             ],
         )
+        # Either may still have been loading.
+        wait_for(lambda: running.states("lin") == {1: "AVAILABLE", 2: "END"}, what="version 1 alone")
         assert {s.version: s.state for s in call(own, "status", LIN)} == {1: "AVAILABLE", 2: "END"}
         assert call(own, "status", ModelSpec("pets")) == [VersionStatus(1, "AVAILABLE", "")]
         response = call(own, "predict_arrays", ModelSpec("lin", version_label="one"), {"x": np.ones(1, "f4")})

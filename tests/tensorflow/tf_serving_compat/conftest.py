@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from compat_models import export
-from compat_server import MONITORING_CONFIG, CompatServer
+from compat_server import MONITORING_CONFIG, CompatServer, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +55,8 @@ def server(exports: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -
         "--enable_profiler=false",
     ]
     with CompatServer(root / "log", *flags) as running:
+        # The port opens with the first of them.
+        wait_for(lambda: running.states("lin") == {1: "AVAILABLE", 2: "AVAILABLE"}, what="both versions")
         yield running
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
 import time
@@ -153,6 +154,15 @@ def test_sigterm_lets_calls_under_way_finish(start, publish, tmp_path) -> None:
         assert over_grpc.result()["end"].tolist() == [int(steps)]
     assert server.process.wait(30) == 0
     assert not server.is_open()
+
+
+def test_sigterm_ends_the_server_whichever_thread_gets_it(start, publish, tmp_path) -> None:
+    publish(tmp_path / "m", 1, k=2)
+    server = start("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
+    threads = [int(task.name) for task in Path(f"/proc/{server.process.pid}/task").iterdir()]
+    other = next(thread for thread in threads if thread != server.process.pid)
+    assert ctypes.CDLL(None).tgkill(server.process.pid, other, signal.SIGTERM) == 0
+    assert server.process.wait(30) == 0
 
 
 def test_sigterm_while_waiting_for_a_model(start, tmp_path) -> None:

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -34,9 +35,12 @@ def serve(flags: Flags) -> bool:
     # parsing them.
     gc.freeze()
     gc.set_threshold(100_000)
-    stop = threading.Event()
+    # A signal may come to any thread, and Python's handlers wait for the main one to wake up: a byte wakes it for sure.
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno())
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: None)
     server = Server(flags)
     failures: list[Exception] = []
 
@@ -45,11 +49,11 @@ def serve(flags: Flags) -> bool:
             server.start()
         except Exception as error:
             failures.append(error)
-            stop.set()
+            writer.send(b"\0")
 
     # Models may take for ever to come; signals are handled meanwhile.
     threading.Thread(target=start, name="start", daemon=True).start()
-    stop.wait()
+    reader.recv(1)
     for error in failures:
         expected = isinstance(error, ServingError)
         logger.error("Failed to start server. Error: %s", error, exc_info=None if expected else error)
